@@ -1,0 +1,139 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The way into anomalib: an import hook that makes ``ClipSam`` and ``DrawnParts`` known to it.
+
+anomalib 2 looks models and data modules up among the loaded subclasses of its base classes and among the attributes
+of ``anomalib.models`` and ``anomalib.data``; it reads no entry points. ``anomalib_clipsam_autoload.pth`` therefore
+calls :func:`install` whenever Python starts. Nothing but a finder is put in place then. Once ``anomalib.models`` or
+``anomalib.data`` has run, the class is imported and set on it.
+
+The environment variable ``ANOMALIB_CLIPSAM_AUTOLOAD=0`` switches all of this off.
+
+This module runs at every start of Python: it imports only modules that are part of the interpreter.
+"""
+
+import sys
+from _thread import allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+PACKAGE = __name__.partition(".")[0]
+
+#: anomalib module -> our module, the class in it, the anomalib modules that get the class.
+HOSTS = {
+    "anomalib.models": (f"{PACKAGE}.lightning_model", "ClipSam", ("anomalib.models", "anomalib.models.image")),
+    "anomalib.data": (f"{PACKAGE}.demo.datamodule", "DrawnParts", ("anomalib.data",)),
+}
+
+
+class _Finder:
+    """Meta path finder that lets the others find anomalib's modules and ours, and is told when these have run.
+
+    Our modules import anomalib's, which would import ours: classes are registered only when no watched module is
+    still running, be it anomalib's or our own, in any thread. Whichever of them ends last does it. (So a thread that
+    ends importing anomalib while another one is just importing this package sees the class a moment later.)
+    """
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+        self.running = 0  # watched modules that are being executed
+        self.pending: set[str] = set()  # keys of HOSTS that have run and do not have their class yet
+        self.warned = False
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: "Sequence[str] | None" = None,
+        target: "ModuleType | None" = None,
+    ) -> "ModuleSpec | None":
+        """Ask the finders after this one and watch the loader they give."""
+        if fullname not in HOSTS and not fullname.startswith(f"{PACKAGE}."):
+            return None
+        finders = list(sys.meta_path)
+        for finder in finders[finders.index(self) + 1 :] if self in finders else ():
+            spec = finder.find_spec(fullname, path, target) if hasattr(finder, "find_spec") else None
+            if spec is not None:
+                self.watch(fullname, spec.loader)
+                return spec
+        return None
+
+    def watch(self, name: str, loader: "Loader | None") -> None:
+        """Be told when ``loader`` has executed the module ``name``.
+
+        The loader keeps its class and gets its method back before the module runs, so that everything that reads
+        ``__spec__`` and ``__loader__`` finds what it would find without this hook.
+        """
+        exec_module = getattr(loader, "exec_module", None)
+        if exec_module is None or isinstance(loader, type):  # a namespace package, or a class that many modules share
+            return
+
+        def watched(module: "ModuleType") -> None:
+            loader.__dict__.pop("exec_module", None)
+            with self.lock:
+                self.running += 1
+            try:
+                exec_module(module)
+            finally:
+                with self.lock:
+                    self.running -= 1
+            with self.lock:
+                self.pending.update({name} & set(HOSTS))
+                due = [] if self.running else sorted(self.pending)
+                self.pending.difference_update(due)
+            self.register(due)
+
+        try:
+            loader.exec_module = watched
+        except (AttributeError, TypeError):  # a frozen loader: the package still works, as `anomalib_clipsam.ClipSam`
+            return
+
+    def register(self, hosts: "list[str]") -> None:
+        """Import the classes for these anomalib modules and set them there.
+
+        If that fails, anomalib is left as it is, and the first failure is reported once, in the main process only.
+        """
+        from importlib import import_module
+
+        for host in hosts:
+            module_name, class_name, places = HOSTS[host]
+            try:
+                cls = getattr(import_module(module_name), class_name)
+            except Exception as error:  # noqa: BLE001  # whatever it is, anomalib must work as before
+                self.warn(f"{type(error).__name__}: {error}")
+                continue
+            for place in filter(None, map(sys.modules.get, places)):
+                setattr(place, class_name, cls)
+                names = getattr(place, "__all__", None)
+                if isinstance(names, list) and class_name not in names:
+                    names.append(class_name)
+
+    def warn(self, reason: str) -> None:
+        """Say once why the plugin is not there, by a warning, or by a log line where warnings are errors."""
+        processes = sys.modules.get("multiprocessing.process")
+        if self.warned or (processes is not None and processes.parent_process() is not None):
+            return
+        self.warned = True
+        import warnings
+
+        msg = (
+            f"anomalib runs without the plugin {PACKAGE}, which could not be imported ({reason}). Mend the cause, "
+            f"or `pip uninstall {PACKAGE}`, or set ANOMALIB_CLIPSAM_AUTOLOAD=0 to do without it."
+        )
+        try:
+            warnings.warn(msg, RuntimeWarning, stacklevel=2)
+        except RuntimeWarning:
+            import logging
+
+            logging.getLogger(PACKAGE).warning(msg)
+
+
+def install() -> None:
+    """Put the finder before all others, once."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,77 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Build open_clip's CLIP from an architecture's name, and encode a prompt ensemble with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
+    from anomalib_clipsam.clip.prompts import PromptEnsemble
+
+DEMO_CONFIG = {
+    "embed_dim": 96,
+    "vision_cfg": {"image_size": 160, "layers": 6, "width": 160, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
+}
+
+
+def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
+    """Build a CLIP with random weights, in eval mode.
+
+    The activation is an argument of its own: open_clip derives it from how a weight file is named, and so loads OpenAI's
+    weights from a local file with the wrong one.
+
+    Args:
+        architecture (str): ``"demo"`` or the name of an open_clip model configuration such as ``"ViT-L-14-336"``.
+        quick_gelu (bool): Whether the weights were trained with QuickGELU, as OpenAI's were.
+
+    Returns:
+        CLIP: Model with open_clip's state dict.
+
+    Raises:
+        ValueError: If the architecture is unknown to open_clip, or is none with a ViT and a plain text transformer.
+    """
+    import open_clip
+
+    config = DEMO_CONFIG if architecture == "demo" else open_clip.get_model_config(architecture)
+    if config is None:
+        msg = (
+            f"Unknown CLIP architecture '{architecture}'. Use 'demo' or one of open_clip.list_models() "
+            "such as 'ViT-L-14-336'."
+        )
+        raise ValueError(msg)
+    parts = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg") if key in config}
+    vision = parts.get("vision_cfg", {})
+    if len(parts) < 3 or not isinstance(vision.get("layers"), int) or "hf_model_name" in parts["text_cfg"]:
+        msg = f"CLIP architecture '{architecture}' has no plain ViT. Choose one of the 'ViT-...' models of open_clip."
+        raise ValueError(msg)
+    return open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
+
+
+@torch.no_grad()
+def encode_ensemble(clip: CLIP, ensemble: PromptEnsemble, class_name: str) -> torch.Tensor:
+    """Encode the sentences about a normal and an abnormal part, each to one direction.
+
+    Args:
+        clip (CLIP): The model.
+        ensemble (PromptEnsemble): States and templates.
+        class_name (str): Name of the part.
+
+    Returns:
+        torch.Tensor: ``(2, C)``, normal and abnormal: the normalised mean of the normalised sentence embeddings.
+    """
+    from open_clip.tokenizer import tokenize
+
+    device = clip.token_embedding.weight.device
+    directions = []
+    for sentences in ensemble.sentences(class_name):
+        embeddings = clip.encode_text(tokenize(sentences, context_length=clip.context_length).to(device))
+        directions.append(F.normalize(F.normalize(embeddings, dim=-1).mean(dim=0), dim=-1))
+    return torch.stack(directions)

@@ -1,0 +1,104 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The sentences that CLIP is asked: states of a part times templates of a photo.
+
+The default ensemble is WinCLIP's, taken from anomalib. A YAML file replaces all or some of it::
+
+    normal: ["{}", "flawless {}"]
+    abnormal: ["bent {}", "{} with a missing screw"]
+    templates: ["a photo of a {}."]
+
+Reference:
+    Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", https://arxiv.org/abs/2303.14814
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from anomalib.models.image.winclip.prompting import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES
+
+
+@dataclass(frozen=True)
+class PromptEnsemble:
+    """States and templates with ``{}`` where the class name, or the state, goes.
+
+    Args:
+        normal (tuple[str, ...]): States of a flawless part. Defaults to WinCLIP's seven.
+        abnormal (tuple[str, ...]): States of a damaged part. Defaults to WinCLIP's four.
+        templates (tuple[str, ...]): Sentences that a state is put into. Defaults to WinCLIP's twenty-one.
+
+    Raises:
+        ValueError: If a list is empty or an entry has not exactly one ``{}``.
+    """
+
+    normal: tuple[str, ...] = field(default=tuple(NORMAL_STATES))
+    abnormal: tuple[str, ...] = field(default=tuple(ANOMALOUS_STATES))
+    templates: tuple[str, ...] = field(default=tuple(TEMPLATES))
+
+    def __post_init__(self) -> None:
+        """Check every entry."""
+        for name in (f.name for f in fields(self)):
+            entries = getattr(self, name)
+            if not entries:
+                msg = f"The prompt ensemble has no '{name}' entry. Give at least one, such as '{{}}'."
+                raise ValueError(msg)
+            for entry in entries:
+                if not isinstance(entry, str) or entry.count("{}") != 1:
+                    msg = (
+                        f"Prompt entry {entry!r} under '{name}' must be a text with exactly one '{{}}', "
+                        "the place of the class name or state. Correct the entry."
+                    )
+                    raise ValueError(msg)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> PromptEnsemble:
+        """Read an ensemble from a YAML file; what the file leaves out stays at its default.
+
+        Args:
+            path (str | Path): File with any of the lists ``normal``, ``abnormal`` and ``templates``.
+
+        Returns:
+            PromptEnsemble: The ensemble.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not YAML of that form.
+        """
+        path = Path(path)
+        if not path.is_file():
+            msg = f"There is no prompt file '{path}'. Give the path of a YAML file, or leave `prompts` out."
+            raise FileNotFoundError(msg)
+        names = [f.name for f in fields(cls)]
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            msg = f"The prompt file '{path}' is not readable as YAML: {error}. Correct the file."
+            raise ValueError(msg) from error
+        if not isinstance(content, dict) or not content or not set(content) <= set(names):
+            msg = f"The prompt file '{path}' must map some of {names} to lists of texts. Correct its keys."
+            raise ValueError(msg)
+        for name, entries in content.items():
+            if not isinstance(entries, list):
+                msg = f"'{name}' in the prompt file '{path}' must be a list of texts. Write one entry a line, after '- '."
+                raise ValueError(msg)
+        return cls(**{name: tuple(entries) for name, entries in content.items()})
+
+    def sentences(self, class_name: str) -> tuple[list[str], list[str]]:
+        """Put a class name into all states and these into all templates.
+
+        Args:
+            class_name (str): Name of the part.
+
+        Returns:
+            tuple[list[str], list[str]]: Sentences about a normal and about an abnormal part.
+        """
+
+        def fill(states: tuple[str, ...]) -> list[str]:
+            named = [state.replace("{}", class_name) for state in states]
+            return [template.replace("{}", state) for state in named for template in self.templates]
+
+        return fill(self.normal), fill(self.abnormal)

@@ -1,0 +1,80 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Fusion of CLIP's map with SAM's mask, and the image score.
+
+How the paper joins them is unknown; a large gain in F1-max at a small loss in AUROC says that the mask dominates. [ours]
+
+Letters: B images, H W map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+FUSIONS = ("weighted", "gate", "mask")
+
+
+class Fusion(nn.Module):
+    """Join S_a and L_3 to the final map.
+
+    - ``"weighted"``: (1 - w) S_a + w c sigmoid(L_3), with c the highest S_a at the image's positive points, so that a doubtful
+      region cannot outshout the map. [ours]
+    - ``"gate"``: S_a where L_3 > 0, else 0; S_a alone where L_3 > 0 is empty. [related: EthMuSAM]
+    - ``"mask"``: c where L_3 > 0, else 0.
+
+    Args:
+        mode (str): One of the three. Defaults to ``"weighted"``.
+        weight (float): w, the mask's share of the weighted map, in [0, 1]. Defaults to ``0.5``.
+
+    Raises:
+        ValueError: If the mode is unknown or the weight is outside [0, 1].
+    """
+
+    def __init__(self, mode: str = "weighted", weight: float = 0.5) -> None:
+        super().__init__()
+        if mode not in FUSIONS:
+            msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."
+            raise ValueError(msg)
+        if not 0 <= weight <= 1:
+            msg = f"fusion_weight is {weight}, but it is the mask's share. Choose a number between 0 and 1."
+            raise ValueError(msg)
+        self.mode = mode
+        self.weight = weight
+
+    def forward(self, anomaly_map: torch.Tensor, logits: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+        """Join them.
+
+        Args:
+            anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
+            logits (torch.Tensor): L_3 at the map's size, ``(B, H, W)``.
+            peak (torch.Tensor): c, ``(B,)`` in [0, 1]; 0 where the image has no positive point, whose map is S_a.
+
+        Returns:
+            torch.Tensor: Final map ``(B, H, W)`` in [0, 1].
+        """
+        asked = (peak > 0).view(-1, 1, 1)
+        level = peak.view(-1, 1, 1)
+        mask = logits > 0
+        if self.mode == "weighted":
+            fused = (1 - self.weight) * anomaly_map + self.weight * level * logits.sigmoid()
+        elif self.mode == "gate":
+            empty = ~mask.flatten(1).any(dim=1).view(-1, 1, 1)
+            fused = torch.where(mask | empty, anomaly_map, 0.0)
+        else:
+            fused = torch.where(mask, level, 0.0)
+        return torch.where(asked, fused, anomaly_map)
+
+
+def image_score(global_score: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
+    """Mean of CLIP's global text score and the maximum of S_a. [related: WinCLIP, APRIL-GAN]
+
+    Args:
+        global_score (torch.Tensor): ``(B,)`` in [0, 1].
+        anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
+
+    Returns:
+        torch.Tensor: ``(B,)`` in [0, 1].
+    """
+    return (global_score + anomaly_map.amax(dim=(-2, -1))) / 2

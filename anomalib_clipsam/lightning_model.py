@@ -1,0 +1,352 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""ClipSam: zero-shot anomaly detection with CLIP's map and SAM's mask.
+
+CLIP, asked about flawless and damaged parts, gives an anomaly map; PPG turns it and SAM's features into point prompts; CPS
+runs SAM's decoder three times for a sharp outline. Nothing is trained.
+
+Example:
+    >>> from anomalib.data import MVTecAD
+    >>> from anomalib.engine import Engine
+    >>> from anomalib_clipsam import ClipSam
+
+    >>> Engine().test(model=ClipSam(), datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
+
+Paper:
+    Hou et al., "Enhancing Zero-Shot Anomaly Detection: CLIP-SAM Collaboration with Cascaded Prompts",
+    https://arxiv.org/abs/2510.11028. It is not "ClipSAM" (https://arxiv.org/abs/2401.12665).
+
+See Also:
+    - :class:`anomalib_clipsam.torch_model.ClipSamModel`: PyTorch implementation
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from anomalib import LearningType
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import nn
+
+from anomalib_clipsam.clip import (
+    AprilGanLocalizer,
+    DenseLocalizer,
+    Localizer,
+    PromptEnsemble,
+    WinClipLocalizer,
+    build_adapters,
+)
+from anomalib_clipsam.cps import CascadedPrompts
+from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.torch_model import ClipSamModel
+from anomalib_clipsam.weights import (
+    WeightFile,
+    explicit_file,
+    find_sam,
+    get_weights,
+    load_clip,
+    load_sam,
+    read_state_dict,
+)
+
+if TYPE_CHECKING:
+    from anomalib.data import Batch
+    from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["ClipSam"]
+
+LOCALIZERS = ("dense", "april_gan", "winclip")
+DEFAULT_CLASS_NAME = "object"
+FROZEN = "model."
+"""Prefix of the weights, which never change: a checkpoint does without them."""
+CLASS_NAME_KEY = "clip_sam_class_name"
+
+
+class ClipSam(AnomalibModule):
+    """Zero-shot anomaly detection with CLIP, point prompts and SAM.
+
+    Args:
+        weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336 with
+            that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_h"``.
+        class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
+            ``"object"``. Defaults to ``None``.
+        prompts (str | None): YAML file with the user's own states and templates, see
+            :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
+        localizer (str): Where the anomaly map comes from: ``"dense"``, ``"april_gan"`` or ``"winclip"``. Defaults to
+            ``"dense"``.
+        adapters (str | None): File with APRIL-GAN's adapter weights; needed for, and only for, ``localizer="april_gan"``.
+            Defaults to ``None``.
+        clip_architecture (str | None): Name of an open_clip configuration, in place of the pair's. Needs ``clip_weights``.
+            Defaults to ``None``.
+        clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
+        clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to ``None``, as
+            the pair's.
+        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's. Defaults to
+            ``None``.
+        sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
+        refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
+        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights, 192 for
+            the demo weights.
+        clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
+        min_score (float): PPG: floor of S_a in the extreme region. Defaults to ``0.5``.
+        region_ratio (float): PPG: share of the image's maximum that S_a must reach there. Defaults to ``0.8``.
+        num_positives (int): PPG: most positive points, k. Defaults to ``3``.
+        num_negatives (int): PPG: most negative points; 0 for none. Defaults to ``3``.
+        spacing (str): PPG: ``"distance"`` or ``"rank"``. Defaults to ``"distance"``.
+        interval (float): PPG: spacing of points in pixels of a 1024 px canvas. Defaults to ``100.0``.
+        kernel_size (int): PPG: side of the dilation kernel in pixels of that canvas. Defaults to ``25``.
+        negatives (str): PPG: ``"least_similar"`` or ``"most_similar"`` ring points become negative. Defaults to
+            ``"least_similar"``.
+        multimask (bool): CPS: three masks in passes 2 and 3, the one with the highest predicted IoU kept. Defaults to
+            ``False``.
+        box (str): CPS: the box of pass 3 bounds the whole ``"mask"`` or its most anomalous ``"component"``. Defaults to
+            ``"mask"``.
+        passes (int): CPS: 3, or fewer for an ablation. Defaults to ``3``.
+        fusion (str): ``"weighted"``, ``"gate"`` or ``"mask"``, see :class:`anomalib_clipsam.fusion.Fusion`. Defaults to
+            ``"weighted"``.
+        fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.5``.
+        pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
+        post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
+        evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
+        visualizer (Visualizer | bool): Visualizer, or whether to use the default. Defaults to ``True``.
+
+    Raises:
+        ValueError: If an argument is unknown or outside its range; the message says which and what to choose.
+        FileNotFoundError: If weights are neither here nor to be fetched.
+
+    Example:
+        >>> import torch
+        >>> model = ClipSam(weights="demo", class_name="part").eval()
+        >>> model(torch.rand(1, 3, 300, 200)).anomaly_map.shape
+        torch.Size([1, 192, 192])
+    """
+
+    def __init__(
+        self,
+        weights: str = "vit_h",
+        class_name: str | None = None,
+        prompts: str | None = None,
+        localizer: str = "dense",
+        adapters: str | None = None,
+        clip_architecture: str | None = None,
+        clip_weights: str | None = None,
+        clip_quick_gelu: bool | None = None,
+        sam_architecture: str | None = None,
+        sam_weights: str | None = None,
+        refine: bool = True,
+        map_size: int | None = None,
+        clip_size: int | None = None,
+        min_score: float = 0.5,
+        region_ratio: float = 0.8,
+        num_positives: int = 3,
+        num_negatives: int = 3,
+        spacing: str = "distance",
+        interval: float = 100.0,
+        kernel_size: int = 25,
+        negatives: str = "least_similar",
+        multimask: bool = False,
+        box: str = "mask",
+        passes: int = 3,
+        fusion: str = "weighted",
+        fusion_weight: float = 0.5,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        pair = get_weights(weights)
+        map_size = pair.map_size if map_size is None else map_size
+        if map_size < 1:
+            msg = f"map_size is {map_size}, but it is a length in pixels. Choose a number above 0, such as 518."
+            raise ValueError(msg)
+        sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
+        image_size = sam_row.image_size if refine else map_size
+        if pre_processor is True:
+            pre_processor = self.configure_pre_processor((image_size, image_size), map_size)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.class_name = class_name
+        self._restored_class_name: str | None = None
+        ensemble = PromptEnsemble() if prompts is None else PromptEnsemble.from_file(prompts)
+        ppg = PointPromptGenerator(  # with fusion, before any weights are read: they check their arguments
+            frame_size=image_size,
+            min_score=min_score,
+            region_ratio=region_ratio,
+            num_positives=num_positives,
+            num_negatives=num_negatives,
+            spacing=spacing,
+            interval=interval,
+            kernel_size=kernel_size,
+            negatives=negatives,
+        )
+        fuse = Fusion(fusion, fusion_weight)
+        clip_row = replace(
+            pair.clip,
+            architecture=clip_architecture or pair.clip.architecture,
+            quick_gelu=pair.clip.quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
+        )
+        if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
+            msg = f"clip_architecture='{clip_architecture}' has no weights in the table. Name its file with `clip_weights`."
+            raise ValueError(msg)
+        self.model = ClipSamModel(
+            _build_localizer(localizer, ensemble, adapters, clip_row, clip_weights, clip_size or pair.clip.image_size),
+            map_size,
+            ppg=ppg if refine else None,
+            cps=CascadedPrompts(load_sam(sam_row, sam_weights), multimask, box, passes) if refine else None,
+            fusion=fuse if refine else None,
+            class_name=class_name or DEFAULT_CLASS_NAME,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
+
+        Called by Lightning before every pass, so the name follows the data module.
+
+        Args:
+            stage (str): Not used.
+        """
+        del stage
+        category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
+        choices = (
+            (self.class_name, "argument"),
+            (category, "data module"),
+            (self._restored_class_name, "checkpoint"),
+            (DEFAULT_CLASS_NAME, "default"),
+        )
+        name, source = next((name, source) for name, source in choices if name)
+        logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+        self.model.set_class_name(name)
+
+    def on_validation_start(self) -> None:
+        """Say what a validation pass of a zero-shot model is for."""
+        if not self.trainer.sanity_checking:
+            logger.info("ClipSam is zero-shot: it trains nothing. This pass calibrates thresholds and normalisation.")
+
+    def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict a batch, for the post-processor to calibrate on.
+
+        Args:
+            batch (Batch): Input batch.
+            *args: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            STEP_OUTPUT: The batch with predictions.
+        """
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    @staticmethod
+    def val_dataloader() -> list:
+        """Give no batches: the calibration is skipped where there is no data module, as for a folder without labels."""
+        return []
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Configure no optimizer: nothing is trained."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save thresholds and the class name, not the frozen weights.
+
+        Args:
+            checkpoint (dict[str, Any]): What Lightning is about to write.
+        """
+        super().on_save_checkpoint(checkpoint)
+        state_dict = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state_dict.items() if not key.startswith(FROZEN)}
+        checkpoint[CLASS_NAME_KEY] = self.model.class_name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore thresholds and the class name; the frozen weights are the model's own.
+
+        Args:
+            checkpoint (dict[str, Any]): What Lightning has read.
+        """
+        super().on_load_checkpoint(checkpoint)
+        frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
+        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+        self._restored_class_name = checkpoint.get(CLASS_NAME_KEY)
+        self.setup("restore")
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer arguments that the model needs: none."""
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot."""
+        return LearningType.ZERO_SHOT
+
+    @classmethod
+    def configure_pre_processor(
+        cls,
+        image_size: tuple[int, int] | None = None,
+        map_size: int | None = None,
+    ) -> PreProcessor:
+        """Configure the default pre-processor.
+
+        Args:
+            image_size (tuple[int, int] | None): Size of the square that the model takes. Defaults to 1024, SAM's own.
+            map_size (int | None): Side of maps and masks. Defaults to 518, or the image's if that is smaller.
+
+        Returns:
+            PreProcessor: It resizes images and masks; the model normalises, for CLIP and SAM each their own way.
+
+        Raises:
+            ValueError: If the image size is not square.
+        """
+        height, width = image_size or (1024, 1024)
+        if height != width:
+            msg = f"image_size is {image_size}, but SAM's input frame is square. Give twice the same number."
+            raise ValueError(msg)
+        return ClipSamPreProcessor(height, map_size or min(518, height))
+
+    @staticmethod
+    def configure_post_processor() -> PostProcessor:
+        """Configure the default post-processor: thresholds 0.5 and range 0 to 1 until a validation pass calibrates it.
+
+        Returns:
+            PostProcessor: The post-processor.
+        """
+        return ClipSamPostProcessor()
+
+
+def _build_localizer(
+    name: str,
+    ensemble: PromptEnsemble,
+    adapters: str | None,
+    clip_row: WeightFile,
+    clip_weights: str | None,
+    clip_size: int,
+) -> Localizer:
+    """Build the localizer of that name."""
+    if name not in LOCALIZERS:
+        msg = f"Unknown localizer '{name}'. Choose one of {', '.join(LOCALIZERS)}."
+        raise ValueError(msg)
+    if (name == "april_gan") != (adapters is not None):
+        msg = "Adapter weights and localizer='april_gan' go together. Give both `localizer` and `adapters`, or neither."
+        raise ValueError(msg)
+    if name == "winclip":
+        return WinClipLocalizer(ensemble)
+    clip = load_clip(clip_row, clip_weights)
+    if name == "dense":
+        return DenseLocalizer(clip, ensemble, clip_size)
+    state_dict = read_state_dict(explicit_file(adapters, "adapters"))
+    layers = build_adapters(state_dict, clip.visual.conv1.out_channels, clip.text_projection.shape[1])
+    return AprilGanLocalizer(clip, ensemble, clip_size, layers)

@@ -1,0 +1,252 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""PPG, Co-Feature Point Prompt Generation: from CLIP's map and SAM's features to point prompts.
+
+1. The extremely anomalous region M_apa: S_a over a threshold. [paper; the two thresholds are ours]
+2. Positive points: the highest scores inside it, spaced. [paper, in two readings: ``spacing``]
+3. The ring around it: its dilation less itself. [paper]
+4. Negative points: chosen inside the ring by the similarity of SAM's features to those at the positive points. [paper;
+   to what and in which direction is ours, after PerSAM]
+
+All lengths are given in pixels of a 1024 px canvas, SAM's own, and scale with the map, whose longer side spans it.
+
+Letters: B images, H W map, h w feature grid, C channels, k positive points, n negative points, K = k + n.
+
+References:
+    - Hou et al., "Enhancing Zero-Shot Anomaly Detection: CLIP-SAM Collaboration with Cascaded Prompts",
+      https://arxiv.org/abs/2510.11028
+    - Zhang et al., "Personalize Segment Anything Model with One Shot" (PerSAM), https://arxiv.org/abs/2305.03048
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+CANVAS = 1024
+SPACINGS = ("distance", "rank")
+NEGATIVES = ("least_similar", "most_similar")
+
+
+@dataclass(frozen=True)
+class PointPrompts:
+    """Point prompts of a batch, and what they were made of.
+
+    Args:
+        coords (torch.Tensor): ``(B, K, 2)``, x then y, in pixels of SAM's input frame; zero where the label is -1.
+        labels (torch.Tensor): ``(B, K)``: 1 positive, 0 negative, -1 not a point.
+        ring (torch.Tensor | None): N_a, the ring around the extreme region, ``(B, H, W)`` bool.
+        similarity (torch.Tensor | None): Cosine similarity of SAM's features to the positives', ``(B, H, W)`` in [-1, 1].
+        peak (torch.Tensor | None): The highest S_a at the positives, ``(B,)``; 0 where there is none.
+    """
+
+    coords: torch.Tensor
+    labels: torch.Tensor
+    ring: torch.Tensor | None = None
+    similarity: torch.Tensor | None = None
+    peak: torch.Tensor | None = None
+
+
+def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distance: float) -> torch.Tensor:
+    """Pick the highest scores, no two closer than a distance.
+
+    Args:
+        scores (torch.Tensor): ``(B, H, W)``.
+        allowed (torch.Tensor): ``(B, H, W)`` bool, where a point may lie.
+        count (int): Number of points.
+        distance (float): Least distance of two points, in pixels of the map.
+
+    Returns:
+        torch.Tensor: Flat indices ``(B, count)`` into H * W, best first; -1 where no further pixel is left.
+    """
+    height, width = scores.shape[-2:]
+    ys = torch.arange(height, device=scores.device).repeat_interleave(width)  # (H * W,)
+    xs = torch.arange(width, device=scores.device).repeat(height)
+    left = scores.masked_fill(~allowed, -torch.inf).flatten(1)  # (B, H * W)
+    picked = []
+    for _ in range(count):
+        best, index = left.max(dim=1, keepdim=True)  # (B, 1)
+        squared = (ys - ys[index]) ** 2 + (xs - xs[index]) ** 2  # (B, H * W)
+        left = left.masked_fill((squared < max(distance, 1e-6) ** 2) | (squared == 0), -torch.inf)
+        picked.append(torch.where(best == -torch.inf, -1, index))
+    return torch.cat(picked, dim=1) if picked else scores.new_zeros((scores.shape[0], 0), dtype=torch.long)
+
+
+def pick_ranked(scores: torch.Tensor, allowed: torch.Tensor, count: int, interval: int) -> torch.Tensor:
+    """Pick every ``interval``-th pixel of the list that the scores rank.
+
+    Args:
+        scores (torch.Tensor): ``(B, H, W)``.
+        allowed (torch.Tensor): ``(B, H, W)`` bool, where a point may lie.
+        count (int): Number of points.
+        interval (int): Step in the ranked list, at least 1.
+
+    Returns:
+        torch.Tensor: Flat indices ``(B, count)`` into H * W, best first; -1 where the list is too short.
+    """
+    ranked = scores.masked_fill(~allowed, -torch.inf).flatten(1)
+    length = min(count * interval, ranked.shape[1])
+    best, index = ranked.topk(length, dim=1)
+    picked = torch.where(best == -torch.inf, -1, index)[:, ::interval][:, :count]
+    return F.pad(picked, (0, count - picked.shape[1]), value=-1)
+
+
+class PointPromptGenerator(nn.Module):
+    """Turn CLIP's anomaly map and SAM's features into positive and negative points.
+
+    Args:
+        frame_size (int): Side of SAM's square input frame, in pixels. Defaults to ``1024``.
+        min_score (float): Floor of S_a in the extreme region, in [0, 1]. An image that stays below it has none.
+        region_ratio (float): Share of the image's own maximum that S_a must reach in the region, in [0, 1].
+        num_positives (int): Most positive points, at least 1.
+        num_negatives (int): Most negative points; 0 turns them off.
+        spacing (str): ``"distance"`` (no two points closer than ``interval``) or ``"rank"`` (every n-th pixel of the
+            ranked list, n the number of map pixels that ``interval`` pixels of the canvas make up).
+        interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400.
+        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25.
+        negatives (str): ``"least_similar"`` or ``"most_similar"``: which ring points become negative points.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        frame_size: int = 1024,
+        min_score: float = 0.5,
+        region_ratio: float = 0.8,
+        num_positives: int = 3,
+        num_negatives: int = 3,
+        spacing: str = "distance",
+        interval: float = 100.0,
+        kernel_size: int = 25,
+        negatives: str = "least_similar",
+    ) -> None:
+        super().__init__()
+        for name, value in (("min_score", min_score), ("region_ratio", region_ratio)):
+            if not 0 <= value <= 1:
+                msg = f"{name} is {value}, but it is a share of 1. Choose a number between 0 and 1."
+                raise ValueError(msg)
+        if num_positives < 1 or num_negatives < 0:
+            msg = (
+                f"num_positives is {num_positives} and num_negatives {num_negatives}. "
+                "Choose at least 1 positive and 0 or more negative points."
+            )
+            raise ValueError(msg)
+        if interval <= 0:
+            msg = f"interval is {interval}, but it is a length in pixels. Choose a number above 0."
+            raise ValueError(msg)
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            msg = f"kernel_size is {kernel_size}, but a dilation needs an odd number of at least 3, such as 25."
+            raise ValueError(msg)
+        for name, value, choices in (("spacing", spacing, SPACINGS), ("negatives", negatives, NEGATIVES)):
+            if value not in choices:
+                msg = f"Unknown {name} '{value}'. Choose one of {', '.join(choices)}."
+                raise ValueError(msg)
+        self.frame_size = frame_size
+        self.min_score = min_score
+        self.region_ratio = region_ratio
+        self.num_positives = num_positives
+        self.num_negatives = num_negatives
+        self.spacing = spacing
+        self.interval = interval
+        self.kernel_size = kernel_size
+        self.negatives = negatives
+
+    def extreme_region(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Find M_apa: where the map passes the floor and a share of the image's own maximum.
+
+        Args:
+            anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
+
+        Returns:
+            torch.Tensor: ``(B, H, W)`` bool; all False for an image with nothing extreme.
+        """
+        peak = anomaly_map.amax(dim=(-2, -1), keepdim=True)
+        return (anomaly_map >= self.min_score) & (anomaly_map >= self.region_ratio * peak) & (anomaly_map > 0)
+
+    def ring(self, region: torch.Tensor) -> torch.Tensor:
+        """Find N_a: the dilated region less the region.
+
+        Args:
+            region (torch.Tensor): ``(B, H, W)`` bool.
+
+        Returns:
+            torch.Tensor: ``(B, H, W)`` bool.
+        """
+        radius = max(1, round((self.kernel_size - 1) / 2 * max(region.shape[-2:]) / CANVAS))
+        dilated = F.max_pool2d(region.float().unsqueeze(1), 2 * radius + 1, stride=1, padding=radius).squeeze(1)
+        return (dilated > 0) & ~region
+
+    def similarity(self, features: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compare SAM's features everywhere with those at the positive points.
+
+        Args:
+            features (torch.Tensor): SAM's features ``(B, C, h, w)``.
+            coords (torch.Tensor): Points ``(B, k, 2)``, x then y, in pixels of SAM's input frame.
+            labels (torch.Tensor): ``(B, k)``, 1 for a positive point.
+
+        Returns:
+            torch.Tensor: Cosine similarity ``(B, h, w)`` to the mean of the normalised features at the positives.
+        """
+        height, width = features.shape[-2:]
+        normalised = F.normalize(features, dim=1)
+        columns = ((coords[..., 0] + 0.5) * width / self.frame_size).long().clamp(0, width - 1)
+        rows = ((coords[..., 1] + 0.5) * height / self.frame_size).long().clamp(0, height - 1)
+        index = (rows * width + columns).unsqueeze(1).expand(-1, features.shape[1], -1)  # (B, C, k)
+        at_points = normalised.flatten(2).gather(2, index)  # (B, C, k)
+        reference = F.normalize((at_points * (labels == 1).unsqueeze(1)).sum(dim=2), dim=1)
+        return torch.einsum("bchw,bc->bhw", normalised, reference)
+
+    def _pick(self, scores: torch.Tensor, allowed: torch.Tensor, count: int) -> torch.Tensor:
+        """Pick points by the spacing that was asked for, to flat indices ``(B, count)``."""
+        scale = max(scores.shape[-2:]) / CANVAS
+        if self.spacing == "distance":
+            return pick_spaced(scores, allowed, count, self.interval * scale)
+        return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
+
+    def _coords(self, index: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Turn flat map indices ``(B, k)`` into ``(B, k, 2)`` in SAM's frame: the centre of a pixel stays its centre."""
+        scale = self.frame_size / max(size)
+        xy = torch.stack([index % size[1], index // size[1]], dim=-1)
+        return torch.where(index.unsqueeze(-1) >= 0, (xy + 0.5) * scale - 0.5, 0.0)
+
+    def forward(self, anomaly_map: torch.Tensor, features: torch.Tensor) -> PointPrompts:
+        """Generate the points.
+
+        Args:
+            anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1]. Its longer side spans SAM's input frame, which is padded
+                on the right or below where the map is not square.
+            features (torch.Tensor): SAM's features of the whole frame, ``(B, C, h, w)``.
+
+        Returns:
+            PointPrompts: k positive, then n negative points; label -1 where the image has fewer.
+        """
+        size = (anomaly_map.shape[-2], anomaly_map.shape[-1])
+        region = self.extreme_region(anomaly_map)
+        ring = self.ring(region)
+
+        positives = self._pick(anomaly_map, region, self.num_positives)  # (B, k)
+        positive_labels = torch.where(positives >= 0, 1, -1)
+        positive_coords = self._coords(positives, size)
+        scores = anomaly_map.flatten(1).gather(1, positives.clamp(min=0))
+        peak = torch.where(positives >= 0, scores, 0.0).amax(dim=1)
+
+        similarity = self.similarity(features, positive_coords, positive_labels)
+        longer = max(size)
+        similarity = F.interpolate(similarity.unsqueeze(1), (longer, longer), mode="bilinear", align_corners=False)
+        similarity = similarity[:, 0, : size[0], : size[1]]  # (B, H, W)
+
+        wanted = -similarity if self.negatives == "least_similar" else similarity
+        negatives = self._pick(wanted, ring, self.num_negatives)  # (B, n)
+        return PointPrompts(
+            coords=torch.cat([positive_coords, self._coords(negatives, size)], dim=1),
+            labels=torch.cat([positive_labels, torch.where(negatives >= 0, 0, -1)], dim=1),
+            ring=ring,
+            similarity=similarity,
+            peak=peak,
+        )

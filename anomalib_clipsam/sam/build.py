@@ -1,0 +1,82 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Build a SAM whose state dict is segment_anything's.
+
+The published architectures come from ``segment_anything.sam_model_registry``. ``"demo"`` is put together from the same
+classes with smaller widths, so that the carried weights go through the code that runs the published ones.
+
+Reference:
+    Kirillov et al., "Segment Anything", https://arxiv.org/abs/2304.02643
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+SAM_ARCHITECTURES = ("vit_h", "vit_l", "vit_b", "demo")
+
+
+def build_sam(architecture: str) -> Sam:
+    """Build a SAM with random weights, in eval mode.
+
+    Args:
+        architecture (str): One of ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` (1024 px) or ``"demo"`` (192 px).
+
+    Returns:
+        Sam: Model whose state dict has segment_anything's keys and, for the published names, its shapes.
+
+    Raises:
+        ValueError: If the architecture is unknown.
+    """
+    if architecture not in SAM_ARCHITECTURES:
+        msg = f"Unknown SAM architecture '{architecture}'. Choose one of {', '.join(SAM_ARCHITECTURES)}."
+        raise ValueError(msg)
+    if architecture == "demo":
+        return _build_demo_sam()
+    from segment_anything import sam_model_registry
+
+    return sam_model_registry[architecture]()
+
+
+def _build_demo_sam() -> Sam:
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    image_size, patch_size, prompt_dim = 192, 8, 128
+    grid = image_size // patch_size
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            depth=5,
+            embed_dim=144,
+            img_size=image_size,
+            mlp_ratio=4,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            num_heads=4,
+            patch_size=patch_size,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=(2, 4),
+            window_size=8,
+            out_chans=prompt_dim,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=prompt_dim, mlp_dim=256, num_heads=4),
+            transformer_dim=prompt_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=128,
+        ),
+    )
+    return sam.eval()
