@@ -41,8 +41,8 @@ class CascadeOutput:
         logits_1 (torch.Tensor): L_1, ``(B, 1, 4h, 4w)``.
         logits_2 (torch.Tensor): L_2, ``(B, 1, 4h, 4w)``.
         logits_3 (torch.Tensor): L_3, ``(B, 1, 4h, 4w)``; equal to L_2 where that is empty.
-        box (torch.Tensor): Box prompt of the third pass ``(B, 4)``, x0, y0, x1, y1 in pixels of SAM's input frame; zero where
-            L_2 is empty.
+        box (torch.Tensor): Box prompt of the third pass ``(B, 4)``, x0, y0, x1, y1 in pixels of SAM's input frame; zero
+            where L_2 is empty.
         iou (torch.Tensor): IoU that SAM predicts for the final mask, ``(B,)``.
     """
 
@@ -91,7 +91,9 @@ def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> t
     """
     batch, height, width = mask.shape
     inside = mask.float()
-    numbers = torch.arange(1, height * width + 1, device=mask.device, dtype=torch.float32).view(1, height, width) * inside
+    numbers = (
+        torch.arange(1, height * width + 1, device=mask.device, dtype=torch.float32).view(1, height, width) * inside
+    )
     for _ in range(height + width):
         numbers = F.max_pool2d(numbers.unsqueeze(1), 3, stride=1, padding=1).squeeze(1) * inside
     index = numbers.long().flatten(1)  # (B, h * w), 0 outside
@@ -108,10 +110,10 @@ class CascadedPrompts(nn.Module):
 
     Args:
         sam (Sam): The model; its prompt encoder and mask decoder are used.
-        multimask (bool): Pass 1 asks for one mask, passes 2 and 3 for three of which the one with the highest predicted IoU
-            is kept, as PerSAM does. ``False`` asks for one mask throughout. Defaults to ``False``.
-        box (str): The box of pass 3 bounds the whole of L_2 > 0 (``"mask"``, PerSAM) or its component with the highest mean
-            S_a (``"component"``, EthMuSAM). Defaults to ``"mask"``.
+        multimask (bool): Pass 1 asks for one mask, passes 2 and 3 for three of which the one with the highest predicted
+            IoU is kept, as PerSAM does. ``False`` asks for one mask throughout. Defaults to ``False``.
+        box (str): The box of pass 3 bounds the whole of L_2 > 0 (``"mask"``, PerSAM) or its component with the highest
+            mean S_a (``"component"``, EthMuSAM). Defaults to ``"mask"``.
         passes (int): 3, or fewer for an ablation: the later logits then repeat the last ones. Defaults to ``3``.
 
     Raises:
@@ -158,8 +160,8 @@ class CascadedPrompts(nn.Module):
         Args:
             features (torch.Tensor): SAM's features ``(B, C, h, w)``.
             prompts (PointPrompts): Points of each image.
-            anomaly_map (torch.Tensor | None): S_a, ``(B, H, W)``, whose longer side spans SAM's frame. Keeps the box inside
-                the image where that is not square, and is needed for ``box="component"``. Defaults to ``None``.
+            anomaly_map (torch.Tensor | None): S_a, ``(B, H, W)``, whose longer side spans SAM's frame. Keeps the box
+                inside the image where that is not square, and is needed for ``box="component"``. Defaults to ``None``.
 
         Returns:
             CascadeOutput: Logits of the three passes, box and predicted IoU.

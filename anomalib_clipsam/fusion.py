@@ -3,7 +3,8 @@
 
 """Fusion of CLIP's map with SAM's mask, and the image score.
 
-How the paper joins them is unknown; a large gain in F1-max at a small loss in AUROC says that the mask dominates. [ours]
+How the paper joins them is unknown; a large gain in F1-max at a small loss in AUROC says that the mask dominates.
+[ours]
 
 Letters: B images, H W map.
 """
@@ -19,8 +20,8 @@ FUSIONS = ("weighted", "gate", "mask")
 class Fusion(nn.Module):
     """Join S_a and L_3 to the final map.
 
-    - ``"weighted"``: (1 - w) S_a + w c sigmoid(L_3), with c the highest S_a at the image's positive points, so that a doubtful
-      region cannot outshout the map. [ours]
+    - ``"weighted"``: (1 - w) S_a + w c sigmoid(L_3), with c the highest S_a at the image's positive points, so that a
+      doubtful region cannot outshout the map. [ours]
     - ``"gate"``: S_a where L_3 > 0, else 0; S_a alone where L_3 > 0 is empty. [related: EthMuSAM]
     - ``"mask"``: c where L_3 > 0, else 0.
 

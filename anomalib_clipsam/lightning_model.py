@@ -3,8 +3,8 @@
 
 """ClipSam: zero-shot anomaly detection with CLIP's map and SAM's mask.
 
-CLIP, asked about flawless and damaged parts, gives an anomaly map; PPG turns it and SAM's features into point prompts; CPS
-runs SAM's decoder three times for a sharp outline. Nothing is trained.
+CLIP, asked about flawless and damaged parts, gives an anomaly map; PPG turns it and SAM's features into point prompts;
+CPS runs SAM's decoder three times for a sharp outline. Nothing is trained.
 
 Example:
     >>> from anomalib.data import MVTecAD
@@ -77,27 +77,27 @@ class ClipSam(AnomalibModule):
     """Zero-shot anomaly detection with CLIP, point prompts and SAM.
 
     Args:
-        weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336 with
-            that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_h"``.
+        weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336
+            with that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_h"``.
         class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
             ``"object"``. Defaults to ``None``.
         prompts (str | None): YAML file with the user's own states and templates, see
             :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
         localizer (str): Where the anomaly map comes from: ``"dense"``, ``"april_gan"`` or ``"winclip"``. Defaults to
             ``"dense"``.
-        adapters (str | None): File with APRIL-GAN's adapter weights; needed for, and only for, ``localizer="april_gan"``.
+        adapters (str | None): File with APRIL-GAN's adapter weights; goes with ``localizer="april_gan"``.
             Defaults to ``None``.
-        clip_architecture (str | None): Name of an open_clip configuration, in place of the pair's. Needs ``clip_weights``.
-            Defaults to ``None``.
+        clip_architecture (str | None): Name of an open_clip configuration, in place of the pair's. Needs
+            ``clip_weights``. Defaults to ``None``.
         clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
-        clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to ``None``, as
-            the pair's.
-        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's. Defaults to
-            ``None``.
+        clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to
+            ``None``, as the pair's.
+        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's.
+            Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
         refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
-        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights, 192 for
-            the demo weights.
+        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
+            192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
         min_score (float): PPG: floor of S_a in the extreme region. Defaults to ``0.5``.
         region_ratio (float): PPG: share of the image's maximum that S_a must reach there. Defaults to ``0.8``.
@@ -201,7 +201,7 @@ class ClipSam(AnomalibModule):
             quick_gelu=pair.clip.quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
         )
         if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
-            msg = f"clip_architecture='{clip_architecture}' has no weights in the table. Name its file with `clip_weights`."
+            msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
             raise ValueError(msg)
         self.model = ClipSamModel(
             _build_localizer(localizer, ensemble, adapters, clip_row, clip_weights, clip_size or pair.clip.image_size),
@@ -237,7 +237,7 @@ class ClipSam(AnomalibModule):
         if not self.trainer.sanity_checking:
             logger.info("ClipSam is zero-shot: it trains nothing. This pass calibrates thresholds and normalisation.")
 
-    def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch, for the post-processor to calibrate on.
 
         Args:

@@ -40,7 +40,8 @@ class PointPrompts:
         coords (torch.Tensor): ``(B, K, 2)``, x then y, in pixels of SAM's input frame; zero where the label is -1.
         labels (torch.Tensor): ``(B, K)``: 1 positive, 0 negative, -1 not a point.
         ring (torch.Tensor | None): N_a, the ring around the extreme region, ``(B, H, W)`` bool.
-        similarity (torch.Tensor | None): Cosine similarity of SAM's features to the positives', ``(B, H, W)`` in [-1, 1].
+        similarity (torch.Tensor | None): Cosine similarity of SAM's features to the positives', ``(B, H, W)`` in [-1,
+            1].
         peak (torch.Tensor | None): The highest S_a at the positives, ``(B,)``; 0 where there is none.
     """
 
@@ -210,7 +211,7 @@ class PointPromptGenerator(nn.Module):
         return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
 
     def _coords(self, index: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Turn flat map indices ``(B, k)`` into ``(B, k, 2)`` in SAM's frame: the centre of a pixel stays its centre."""
+        """Turn flat map indices ``(B, k)`` into points ``(B, k, 2)`` in SAM's frame; a pixel's centre stays its centre."""
         scale = self.frame_size / max(size)
         xy = torch.stack([index % size[1], index // size[1]], dim=-1)
         return torch.where(index.unsqueeze(-1) >= 0, (xy + 0.5) * scale - 0.5, 0.0)
@@ -219,8 +220,8 @@ class PointPromptGenerator(nn.Module):
         """Generate the points.
 
         Args:
-            anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1]. Its longer side spans SAM's input frame, which is padded
-                on the right or below where the map is not square.
+            anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1]. Its longer side spans SAM's input frame, which is
+                padded on the right or below where the map is not square.
             features (torch.Tensor): SAM's features of the whole frame, ``(B, C, h, w)``.
 
         Returns:

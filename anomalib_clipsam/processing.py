@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class ClipSamPreProcessor(PreProcessor):
     """Resize images to SAM's resolution and ground-truth masks to the size of the maps.
 
-    SAM sees the image at its own resolution; maps, masks and metrics are smaller, because each pixel metric at 1024 px costs
-    half a minute and gigabytes per 100 images. Images are squeezed to a square, as by every model of anomalib: anomalib
-    passes the resize on to the data set, so that pictures of several sizes can share a batch.
+    SAM sees the image at its own resolution; maps, masks and metrics are smaller, because each pixel metric at 1024 px
+    costs half a minute and gigabytes per 100 images. Images are squeezed to a square, as by every model of anomalib:
+    anomalib passes the resize on to the data set, so that pictures of several sizes can share a batch.
 
     Args:
         image_size (int): Side of the square image that the model takes, in pixels.
@@ -101,14 +101,14 @@ class ClipSamPreProcessor(PreProcessor):
 class ClipSamPostProcessor(PostProcessor):
     """anomalib's post-processor for scores and maps that are probabilities already.
 
-    Without a validation pass its thresholds are 0.5 and its range is 0 to 1, so that an unlabelled folder gets labels and
-    masks; a validation pass replaces them. SAM's own mask stays the predicted mask.
+    Without a validation pass its thresholds are 0.5 and its range is 0 to 1, so that an unlabelled folder gets labels
+    and masks; a validation pass replaces them. SAM's own mask stays the predicted mask.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for name in ("image", "pixel"):
             getattr(self, f"_{name}_threshold").fill_(0.5)

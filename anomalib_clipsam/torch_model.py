@@ -136,8 +136,8 @@ class ClipSamModel(nn.Module):
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
         Returns:
-            InferenceBatch: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1]; ``pred_mask`` ``(B, H, W)`` bool,
-            SAM's own, or ``None`` without refinement.
+            InferenceBatch: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1]; ``pred_mask`` ``(B, H,
+            W)`` bool, SAM's own, or ``None`` without refinement.
         """
         stages = self.stages(image)
         return InferenceBatch(pred_score=stages.score, anomaly_map=stages.fused_map, pred_mask=stages.mask)
@@ -147,30 +147,30 @@ class ClipSamModel(nn.Module):
         """Run the method and keep every intermediate result.
 
         Args:
-            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1]. Need not be square: SAM's frame is then padded.
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1]. Need not be square: SAM's frame is then
+                padded.
 
         Returns:
             ClipSamStages: All results; maps have the image's aspect ratio and ``map_size`` on the longer side.
         """
-        self.localizer.set_class_name(self.class_name)
         image = image.clamp(0, 1)
         # CLIP map
-        anomaly_map, global_score = self.localizer(_resize(image, self.map_size))
-        anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
-        score = image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
+        anomaly_map, score = self.localize(image)
         if self.sam is None:
             return ClipSamStages(anomaly_map, *[None] * 10, fused_map=anomaly_map, score=score)
 
         # SAM features, PPG and CPS, for the images that have an extreme region
         region = self.ppg.extreme_region(anomaly_map)
         asked = region.flatten(1).any(dim=1)  # (B,)
-        if torch.compiler.is_compiling():  # static shapes: all are shown to SAM, and its answer is dropped where not asked
+        if (
+            torch.compiler.is_compiling()
+        ):  # static shapes: all are shown to SAM, and its answer is dropped where not asked
             refinement = self._blank_where(~asked, self._refine(image, anomaly_map))
         else:
             refinement = self._refine_some(asked, image, anomaly_map)
 
         # fusion
-        logits = self._to_map(refinement.logits_3, anomaly_map.shape[-2:])
+        logits = logits_to_map(refinement.logits_3, (anomaly_map.shape[-2], anomaly_map.shape[-1]))
         prompts = PointPrompts(
             refinement.coords, refinement.labels, refinement.ring, refinement.similarity, refinement.peak
         )
@@ -190,9 +190,35 @@ class ClipSamModel(nn.Module):
             score=score,
         )
 
+    def localize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ask CLIP alone.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1] and never NaN.
+        """
+        self.localizer.set_class_name(self.class_name)
+        anomaly_map, global_score = self.localizer(_resize(image, self.map_size))
+        anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
+        return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Encode images with SAM, resized, normalised and padded as ``Sam.preprocess`` does.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+
+        Returns:
+            torch.Tensor: SAM's features of its whole input frame, ``(B, C, h, w)``.
+        """
+        frame = self.sam.preprocess(_resize(image, self.sam.image_encoder.img_size) * 255)  # (B, 3, S, S)
+        return self.sam.image_encoder(frame)
+
     def _refine(self, image: torch.Tensor, anomaly_map: torch.Tensor) -> Refinement:
         """Show images to SAM: features, point prompts, three passes."""
-        features = self.sam.image_encoder(self._frame(image))  # (B, C, h, w)
+        features = self.encode(image)  # (B, C, h, w)
         prompts = self.ppg(anomaly_map, features)
         output = self.cps(features, prompts, anomaly_map)
         return Refinement(
@@ -250,17 +276,6 @@ class ClipSamModel(nn.Module):
             merged[name] = torch.where(blank.view(-1, *[1] * (given.ndim - 1)), getattr(empty, name), given)
         return Refinement(**merged)
 
-    def _frame(self, image: torch.Tensor) -> torch.Tensor:
-        """Resize, normalise and pad images to SAM's input frame ``(B, 3, S, S)``, as ``Sam.preprocess`` does."""
-        size = self.sam.image_encoder.img_size
-        return self.sam.preprocess(_resize(image, size) * 255)
-
-    def _to_map(self, logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        """Bring logits ``(B, 1, 4h, 4w)`` of SAM's frame to the map's size, without the padding: ``(B, H, W)``."""
-        longer = max(size)
-        logits = F.interpolate(logits, (longer, longer), mode="bilinear", align_corners=False)
-        return logits[:, 0, : size[0], : size[1]]
-
 
 def _resize(image: torch.Tensor, longer_side: int) -> torch.Tensor:
     """Resize ``(B, 3, height, width)`` in [0, 1] to a longer side, bicubic with antialiasing, within [0, 1]."""
@@ -270,3 +285,18 @@ def _resize(image: torch.Tensor, longer_side: int) -> torch.Tensor:
         return image
     size = (max(1, round(height * longer_side / longer)), max(1, round(width * longer_side / longer)))
     return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def logits_to_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bring mask logits of SAM's frame to a map's size, without the frame's padding.
+
+    Args:
+        logits (torch.Tensor): ``(B, 1, 4h, 4w)``, of the whole square frame.
+        size (tuple[int, int]): Height and width of the map, whose longer side spans the frame.
+
+    Returns:
+        torch.Tensor: Logits ``(B, H, W)``.
+    """
+    longer = max(size)
+    logits = F.interpolate(logits, (longer, longer), mode="bilinear", align_corners=False)
+    return logits[:, 0, : size[0], : size[1]]

@@ -3,9 +3,9 @@
 
 """The weights: one table, and how a file becomes a model.
 
-The architecture is built by name and the state dict is loaded into it here, so that behaviour never depends on how a file
-is named. ``.safetensors`` files are read by safetensors, state dicts with ``weights_only=True``; an archive of TorchScript,
-as OpenAI published CLIP, is opened only when its SHA-256 is the one of the table.
+The architecture is built by name and the state dict is loaded into it here, so that behaviour never depends on how a
+file is named. ``.safetensors`` files are read by safetensors, state dicts with ``weights_only=True``; an archive of
+TorchScript, as OpenAI published CLIP, is opened only when its SHA-256 is the one of the table.
 """
 
 from __future__ import annotations
@@ -217,9 +217,9 @@ def locate(file: WeightFile) -> Path:
         torch.hub.download_url_to_file(file.url, str(hub / file.filename), hash_prefix=file.sha256)
     except (OSError, RuntimeError) as error:
         msg = (
-            f"{file.filename} is neither in {' nor in '.join(map(str, folders))}, and fetching {file.url} failed: {error}. "
-            f"Bring the file (SHA-256 {file.sha256}) into a folder and set {WEIGHTS_VARIABLE} to that folder, "
-            "or use weights='demo', which need no network."
+            f"{file.filename} is neither in {' nor in '.join(map(str, folders))}, and fetching {file.url} failed:
+            {error}. " f"Bring the file (SHA-256 {file.sha256}) into a folder and set {WEIGHTS_VARIABLE} to that folder,
+            " "or use weights='demo', which need no network."
         )
         raise FileNotFoundError(msg) from error
     return hub / file.filename
@@ -248,7 +248,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict without running code from the file.
 
     Args:
-        path (Path): ``.safetensors``, a state dict written by ``torch.save``, or OpenAI's published TorchScript archive.
+        path (Path): ``.safetensors``, a state dict written by ``torch.save``, or OpenAI's published TorchScript
+            archive.
 
     Returns:
         dict[str, torch.Tensor]: The content.
@@ -287,7 +288,11 @@ def _is_torchscript(path: Path) -> bool:
 def _load(model: nn.Module, path: Path, what: str) -> nn.Module:
     """Load a file into a model, in float32, or say what does not fit."""
     state_dict = read_state_dict(path)
-    for key in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's archive carries these beside the weights
+    for key in (
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    ):  # OpenAI's archive carries these beside the weights
         state_dict.pop(key, None)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state_dict.items()}

@@ -4,10 +4,10 @@
 """Train the demo CLIP on drawn pictures, through the localizer that it is used with.
 
 Parts of the training categories and random scenes, half of the parts with a defect. Every step asks about the part by a
-few sentences drawn from the real prompt ensemble, about the category's name, another name or a made-up word, so that the
-states are learnt and not the names. The never-trained categories are drawn for the report of ``--evaluate`` only.
+few sentences drawn from the real prompt ensemble, about the category's name, another name or a made-up word, so that
+the states are learnt and not the names. The never-trained categories are drawn for the report of ``--evaluate`` only.
 
-    python tools/train_demo_clip.py --steps 3000
+    python tools/train_demo_clip.py --steps 2400
     python tools/train_demo_clip.py --evaluate
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 import random
 import string
 import zlib
@@ -98,7 +98,10 @@ class DrawnBatches(Dataset):
             image, mask = resize(image, mask, IMAGE_SIZE)
             images.append(image)
             masks.append(mask)
-        names += [str(rng.choice(OTHER_NAMES)), "".join(rng.choice(list(string.ascii_lowercase), int(rng.integers(3, 9))))]
+        names += [
+            str(rng.choice(OTHER_NAMES)),
+            "".join(rng.choice(list(string.ascii_lowercase), int(rng.integers(3, 9)))),
+        ]
         return {
             "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             "mask": torch.from_numpy(np.stack(masks)),
@@ -136,6 +139,13 @@ def loss_of(localizer: DenseLocalizer, batch: dict) -> dict[str, torch.Tensor]:
     return {"pixel": pixel, "dice": dice, "image": image}
 
 
+def rate(step: int, steps: int, warmup: int = 150) -> float:
+    """Share of the learning rate at a step: a linear rise, then a cosine down to a hundredth."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1, (step - warmup) / (steps - warmup)))) / 2
+
+
 def draw_evaluation_set(categories: tuple[str, ...], per_category: int) -> dict[str, list[tuple]]:
     """Draw a fixed set: a third good images, the rest with defects in turn."""
     sets = {}
@@ -160,12 +170,14 @@ def evaluate(localizer: DenseLocalizer, categories: tuple[str, ...], per_categor
         masks = np.stack([mask for _, mask in items])
         truth, values = masks[:, ::2, ::2].ravel(), maps[:, ::2, ::2].numpy().ravel()
         precision, recall, _ = precision_recall_curve(truth, values)
-        rows.append((
-            roc_auc_score(truth, values),
-            average_precision_score(truth, values),
-            (2 * precision * recall / (precision + recall + 1e-9)).max(),
-            roc_auc_score(masks.any((1, 2)), scores.numpy()),
-        ))
+        rows.append(
+            (
+                roc_auc_score(truth, values),
+                average_precision_score(truth, values),
+                (2 * precision * recall / (precision + recall + 1e-9)).max(),
+                roc_auc_score(masks.any((1, 2)), scores.numpy()),
+            )
+        )
     means = np.mean(rows, axis=0)
     return dict(zip(("pixel_auroc", "pixel_ap", "pixel_f1max", "image_auroc"), means.round(4).tolist(), strict=True))
 
@@ -173,13 +185,17 @@ def evaluate(localizer: DenseLocalizer, categories: tuple[str, ...], per_categor
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000, help="training steps; the learning rate falls to zero at the last")
+    parser.add_argument(
+        "--steps", type=int, default=2400, help="training steps; the learning rate falls to zero at the last"
+    )
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--scenes", type=float, default=0.35, help="share of random scenes among the pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path(".demo_training/clip"), help="folder of the checkpoint and log")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".demo_training/clip"), help="folder of the checkpoint and log"
+    )
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     parser.add_argument("--evaluate", action="store_true", help="measure the weights at --output and stop")
     args = parser.parse_args()
@@ -187,6 +203,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     clip = build_clip("demo", quick_gelu=False)
+    with torch.no_grad():
+        clip.logit_scale.fill_(math.log(60))  # the two texts start close together
     localizer = DenseLocalizer(clip, PromptEnsemble(), IMAGE_SIZE)
     if args.evaluate:
         clip.load_state_dict({key: value.float() for key, value in load_file(args.output).items()})
@@ -197,11 +215,11 @@ def main() -> None:
     decayed = [p for p in clip.parameters() if p.ndim > 1]
     others = [p for p in clip.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.steps + 1, pct_start=min(0.1, 300 / args.steps), final_div_factor=1e3
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args.steps))
     average = deepcopy(clip).requires_grad_(requires_grad=False)
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, start = args.work / "checkpoint.pt", 0
@@ -210,8 +228,7 @@ def main() -> None:
         clip.load_state_dict(state["clip"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start = state["step"]
+        start = schedule.last_epoch = state["step"]  # the rate follows the step alone
         print(f"resumed at step {start}")
 
     def save(step: int) -> None:
@@ -219,14 +236,13 @@ def main() -> None:
             "clip": clip.state_dict(),
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
             "step": step,
         }
         torch.save(state, checkpoint.with_suffix(".tmp"))
-        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
         half = {key: value.half().contiguous() for key, value in average.state_dict().items()}
         save_file(half, args.output.with_suffix(".tmp"))
-        os.replace(args.output.with_suffix(".tmp"), args.output)
+        args.output.with_suffix(".tmp").replace(args.output)
 
     batches = DrawnBatches(args.seed, range(start, args.steps), args.batch_size, args.scenes)
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)

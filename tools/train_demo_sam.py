@@ -3,14 +3,16 @@
 
 """Train the small SAM that the package carries, on drawn pictures only.
 
-    python tools/train_demo_sam.py --steps 1500
+    python tools/train_demo_sam.py --steps 3000
     python tools/train_demo_sam.py --evaluate
 
-It is trained as SAM's paper does it, on the very cascade that ClipSam runs: points, then points with the own earlier logits,
-then points with box and logits. Targets are defects and whole shapes, so that one click is ambiguous and negative points matter.
-A run that was stopped goes on from its last checkpoint: what step i sees depends on the seed and i alone.
+It is trained as SAM's paper does it, on the very cascade that ClipSam runs: points, then points with the own earlier
+logits, then points with box and logits. Targets are defects and whole shapes, so that one click is ambiguous and
+negative points matter. A run that was stopped goes on from its last checkpoint: what step i sees depends on the seed
+and i alone.
 
-Letters: B images, P prompt sets of an image, N = B P, K points, M = 4 mask tokens, S side of the picture, s of the logits.
+Letters: B images, P prompt sets of an image, N = B P, K points, M = 4 mask tokens, S side of the picture, s of the
+logits.
 
 Reference:
     Kirillov et al., "Segment Anything", https://arxiv.org/abs/2304.02643 (section "Training algorithm")
@@ -21,7 +23,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import os
 import signal
 import time
 from dataclasses import dataclass
@@ -134,8 +135,8 @@ def draw_prompts(rng: np.random.Generator, picture: Picture) -> tuple[np.ndarray
         picture (Picture): What to ask for.
 
     Returns:
-        tuple[np.ndarray, np.ndarray, np.ndarray]: Target ``(S, S)`` bool; points ``(2 MAX_POINTS, 2)``, x then y; labels
-        ``(2 MAX_POINTS,)`` in {1, 0, -1}.
+        tuple[np.ndarray, np.ndarray, np.ndarray]: Target ``(S, S)`` bool; points ``(2 MAX_POINTS, 2)``, x then y;
+        labels ``(2 MAX_POINTS,)`` in {1, 0, -1}.
     """
     about_defect = picture.defect_mask.any() and (not picture.shape_masks or rng.random() < 0.66)
     number = int(np.searchsorted(np.cumsum((0.25, 0.18, 0.25, 0.16)), rng.random())) + 1
@@ -256,19 +257,24 @@ def draw_batch(seed: int, step: int, batch_size: int, prompts: int, parts_share:
 
 
 # ---------------------------------------------------------------------------------------------------- losses
-def mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def mask_losses(logits: torch.Tensor, targets: torch.Tensor, balance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and true IoU of every mask.
 
     Args:
         logits (torch.Tensor): ``(N, M, s, s)``.
         targets (torch.Tensor): ``(N, s, s)`` in [0, 1].
+        balance (float): A target pixel weighs (background / target area) ** balance in the cross entropy. At 0 the
+            smallest targets count so little that a fresh network answers with empty masks for a long time.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Cross entropy and dice loss ``(N, M)``; IoU at logit 0 ``(N, M)``, no gradient.
+        tuple[torch.Tensor, torch.Tensor]: Cross entropy plus dice loss ``(N, M)``; IoU at logit 0 ``(N, M)``.
     """
     flat = logits.flatten(2)
     truth = targets.flatten(1).unsqueeze(1)  # (N, 1, s s)
-    entropy = F.softplus(flat).mean(-1) - torch.einsum("nmp,nkp->nm", flat, truth) / flat.shape[-1]
+    share = truth.mean(-1, keepdim=True).clamp(1e-3, 0.5)
+    weight = truth * ((1 - share) / share) ** balance
+    entropy = torch.einsum("nmp,nkp->nm", F.softplus(flat), 1 - truth + weight)
+    entropy = (entropy - torch.einsum("nmp,nkp->nm", flat, weight)) / flat.shape[-1]
     probability = flat.sigmoid()
     overlap = torch.einsum("nmp,nkp->nm", probability, truth)
     dice = 1 - (2 * overlap + 1) / (probability.sum(-1) + truth.sum(-1) + 1)
@@ -279,9 +285,11 @@ def mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
     return 5 * entropy + dice, iou
 
 
-def pass_loss(logits: torch.Tensor, predicted: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pass_loss(
+    logits: torch.Tensor, predicted: torch.Tensor, targets: torch.Tensor, balance: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of one pass: token 0 always, the best of the other three, and the predicted IoU of all; IoU of token 0."""
-    losses, iou = mask_losses(logits, targets)
+    losses, iou = mask_losses(logits, targets, balance)
     mask = losses[:, 0] + losses[:, 1:].min(dim=1).values
     return mask.mean() + F.mse_loss(predicted, iou), iou[:, 0].mean()
 
@@ -289,7 +297,8 @@ def pass_loss(logits: torch.Tensor, predicted: torch.Tensor, targets: torch.Tens
 def feature_loss(features: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
     """Patches of one region should look alike to the encoder, patches of different ones not.
 
-    PPG picks negative points by the cosine similarity of these features, and SAM's decoder finds edges more easily in them.
+    PPG picks negative points by the cosine similarity of these features, and SAM's decoder finds edges more easily in
+    them.
     """
     flat = F.normalize(features.flatten(2), dim=1)  # (B, C, h w)
     logits = 8 * torch.einsum("bcp,bcq->bpq", flat, flat) - 4
@@ -306,7 +315,7 @@ def feature_loss(features: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
 
 
 def boxes_of(logits: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
-    """Bounding boxes ``(N, 4)`` of ``(N, 1, s, s)`` logits over 0, in pixels of the picture; ``fallback`` where empty."""
+    """Boxes ``(N, 4)`` around ``(N, 1, s, s)`` logits over 0, in pixels of the picture; ``fallback`` where empty."""
     mask = F.interpolate(logits, scale_factor=SIZE / logits.shape[-1], mode="bilinear", align_corners=False)[:, 0] > 0
     columns, rows = mask.any(1), mask.any(2)
     index = torch.arange(SIZE)
@@ -328,20 +337,27 @@ def chosen_mask(logits: torch.Tensor, predicted: torch.Tensor, multimask: torch.
     return logits[torch.arange(len(token)), token].unsqueeze(1).detach()
 
 
-def batch_loss(sam, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:  # noqa: ANN001
-    """The cascade's loss on a batch, with the figures to show."""
+def batch_loss(
+    sam,  # noqa: ANN001
+    batch: Batch,
+    generator: torch.Generator,
+    *,
+    passes: int = 3,
+    balance: float = 0.0,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of the cascade's first ``passes`` on a batch, with the figures to show."""
     features = sam.image_encoder((batch.images - sam.pixel_mean) / sam.pixel_std)
     number = len(batch.targets)
     repeated = features.repeat_interleave(number // len(features), dim=0)
     alike = feature_loss(features, batch.regions)
     loss, figures = 0.3 * alike, {"alike": alike.item()}
     mask, boxes = None, None
-    for index in range(3):
+    for index in range(passes):
         if index == 2:
             drawn = torch.rand(number, 1, generator=generator) < 0.25
             boxes = torch.where(drawn, batch.boxes, boxes_of(mask, batch.boxes))
         logits, predicted = decode(sam, repeated, batch.coords, batch.labels, boxes, mask)
-        part, iou = pass_loss(logits, predicted, batch.targets)
+        part, iou = pass_loss(logits, predicted, batch.targets, balance)
         loss = loss + part
         figures |= {f"loss{index + 1}": part.item(), f"iou{index + 1}": iou.item()}
         multimask = torch.rand(number, generator=generator) < 0.5
@@ -422,7 +438,7 @@ def save_atomically(state: dict, path: Path) -> None:
     """Write a checkpoint so that a stop in the middle leaves the earlier one whole."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def export(sam, path: Path) -> None:  # noqa: ANN001
@@ -430,7 +446,7 @@ def export(sam, path: Path) -> None:  # noqa: ANN001
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({name: value.half().contiguous() for name, value in sam.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def learning_rate(progress: float, warmup: float, peak: float) -> float:
@@ -452,7 +468,7 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
         lr=args.lr,
-        betas=(0.9, 0.98),
+        betas=(0.9, 0.99),
     )
     args.work_dir.mkdir(parents=True, exist_ok=True)
     path = args.work_dir / "sam.pt"
@@ -493,16 +509,20 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, args.warmup, args.lr)
         batch = draw_batch(args.seed, step, args.batch_size, args.prompts, parts_share)
-        loss, figures = batch_loss(sam, batch, torch.Generator().manual_seed(args.seed * 1_000_003 + step))
+        # at first, mostly one pass: it teaches the encoder as much as all three at two thirds of the cost
+        early = max(0.0, 1 - progress / args.early)
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        passes = 1 if early > 0 and step % 4 else 3
+        loss, figures = batch_loss(sam, batch, generator, passes=passes, balance=min(0.5, early))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
         optimizer.step()
         step += 1
-        decay = min(0.995, (1 + step) / (10 + step))
+        decay = min(0.997, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(sam.parameters()), 1 - decay)  # noqa: SLF001
-        shown = {k: v + 0.97 * (shown.get(k, v) - v) for k, v in figures.items()}
+            torch._foreach_lerp_(list(average.parameters()), list(sam.parameters()), 1 - decay)
+        shown |= {k: v + 0.97 * (shown.get(k, v) - v) for k, v in figures.items()}
         bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items()}, refresh=False)
         bar.update()
         spent = spent_before + time.monotonic() - begin
@@ -510,13 +530,14 @@ def train(args: argparse.Namespace) -> None:
             ious = cascade_iou(average, *monitor, 3, 3, multimask=False)
             single = cascade_iou(average, *monitor, 1, 0, multimask=False)
             text = f"step {step}: held-back scenes, IoU with 3/3 clicks {ious.round(3)}, with 1/0 {single.round(3)}"
-            tqdm.write(f"{text}, shown {({k: round(v, 3) for k, v in shown.items()})}", nolock=True)
+            tqdm.write(f"{text}, shown { ({k: round(v, 3) for k, v in shown.items()}) }", nolock=True)
         if time.monotonic() - last_save > 120:
             save()
             last_save = time.monotonic()
     bar.close()
     save()
-    print(f"{'stopped' if stopped else 'done'} at step {step} after {spent / 60:.1f} minutes: {args.output}", flush=True)
+    outcome = "stopped" if stopped else "done"
+    print(f"{outcome} at step {step} after {spent / 60:.1f} minutes: {args.output}", flush=True)
 
 
 def main() -> None:
@@ -524,18 +545,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "anomalib_clipsam" / "demo" / "sam.safetensors")
     parser.add_argument("--work-dir", type=Path, default=ROOT / ".demo_training", help="checkpoint of the training")
-    parser.add_argument("--steps", type=int, default=1500, help="length of the training; the learning rate follows it")
+    parser.add_argument("--steps", type=int, default=3000, help="length of the training; the learning rate follows it")
     parser.add_argument(
         "--minutes",
         type=float,
         default=float("inf"),
         help="at most so long; the learning rate follows whichever of --steps and --minutes is nearer to its end",
     )
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=4, help="prompt sets of each image")
     parser.add_argument("--parts-share", type=float, default=0.3, help="share of drawn parts among the pictures")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--warmup", type=float, default=0.05, help="share of the run")
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--warmup", type=float, default=0.03, help="share of the run")
+    parser.add_argument("--early", type=float, default=0.35, help="share of the run with mostly one pass a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--monitor-every", type=int, default=200, help="steps between two looks at held-back scenes")

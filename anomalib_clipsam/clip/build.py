@@ -25,8 +25,8 @@ DEMO_CONFIG = {
 def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     """Build a CLIP with random weights, in eval mode.
 
-    The activation is an argument of its own: open_clip derives it from how a weight file is named, and so loads OpenAI's
-    weights from a local file with the wrong one.
+    The activation is an argument of its own: open_clip derives it from how a weight file is named, and so loads
+    OpenAI's weights from a local file with the wrong one.
 
     Args:
         architecture (str): ``"demo"`` or the name of an open_clip model configuration such as ``"ViT-L-14-336"``.

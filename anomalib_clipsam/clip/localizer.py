@@ -5,7 +5,8 @@
 
 Which map the paper uses is unknown. Three stand behind one interface:
 
-- :class:`DenseLocalizer` needs nothing but CLIP: value-value attention in the last blocks (after CLIP Surgery and AnoVL).
+- :class:`DenseLocalizer` needs nothing but CLIP: value-value attention in the last blocks (after CLIP Surgery and
+  AnoVL).
 - :class:`AprilGanLocalizer` adds one trained linear adapter per tapped block (APRIL-GAN).
 - :class:`WinClipLocalizer` calls anomalib's own ``WinClipModel``.
 
@@ -285,8 +286,8 @@ def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: i
     """Build APRIL-GAN's adapters from their published state dict (keys ``fc.<tap>.weight`` and ``fc.<tap>.bias``).
 
     Args:
-        state_dict (dict[str, torch.Tensor]): The layer's state dict, or the published file's whole content with it under
-            ``"trainable_linearlayer"``.
+        state_dict (dict[str, torch.Tensor]): The layer's state dict, or the published file's whole content with it
+            under ``"trainable_linearlayer"``.
         width (int): Width D of CLIP's ViT.
         embed_dim (int): Size C of CLIP's embedding.
 
@@ -307,8 +308,9 @@ def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: i
     found = {key: tuple(value.shape) for key, value in state_dict.items()}
     if not count or found != expected:
         msg = (
-            f"The adapter weights hold {found}, but this CLIP needs 'fc.<tap>.weight' of shape {(embed_dim, width)} and "
-            f"'fc.<tap>.bias' of shape {(embed_dim,)}. Take adapters that were trained with the same CLIP architecture."
+            f"The adapter weights hold {found}, but this CLIP needs 'fc.<tap>.weight' of shape {(embed_dim, width)} and
+            " f"'fc.<tap>.bias' of shape {(embed_dim,)}. Take adapters that were trained with the same CLIP
+            architecture."
         )
         raise ValueError(msg)
     adapters = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(count))

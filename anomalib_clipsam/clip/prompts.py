@@ -83,8 +83,10 @@ class PromptEnsemble:
             raise ValueError(msg)
         for name, entries in content.items():
             if not isinstance(entries, list):
-                msg = f"'{name}' in the prompt file '{path}' must be a list of texts. Write one entry a line, after '- '."
-                raise ValueError(msg)
+                msg = (
+                    f"'{name}' in the prompt file '{path}' must be a list of texts. Write one entry a line, after '- '."
+                )
+                raise ValueError(msg)  # noqa: TRY004  # the file's content is at fault, not an argument's type
         return cls(**{name: tuple(entries) for name, entries in content.items()})
 
     def sentences(self, class_name: str) -> tuple[list[str], list[str]]:

@@ -5,10 +5,11 @@
 
 A scene is a textured background, zero to three textured shapes (which may carry holes, prints and smaller shapes) and
 zero to three defects, each with an exact mask. Nothing in it is meant to look like a real thing: the variety of
-textures, outlines, contrasts and lights keeps a small SAM from learning the parts by heart, so that it follows the points.
+textures, outlines, contrasts and lights keeps a small SAM from learning the parts by heart, so that it follows the
+points.
 
-Letters: S side of the picture in pixels, n points of an outline. Fields are ``(S, S)``, pictures ``(S, S, 3)`` in grey levels
-0..255 as float32 until the very end, alphas ``(S, S)`` in [0, 1].
+Letters: S side of the picture in pixels, n points of an outline. Fields are ``(S, S)``, pictures ``(S, S, 3)`` in grey
+levels 0..255 as float32 until the very end, alphas ``(S, S)`` in [0, 1].
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Scene:
     Args:
         image (np.ndarray): RGB picture, ``(S, S, 3)`` uint8.
         defect_mask (np.ndarray): Union of all defects, ``(S, S)`` bool; empty for a scene without one.
-        shape_masks (tuple[np.ndarray, ...]): One ``(S, S)`` bool mask per visible shape, with what is printed on it and with its
-            defects; a chip broken off its edge is not part of it.
+        shape_masks (tuple[np.ndarray, ...]): One ``(S, S)`` bool mask per visible shape, with what is printed on it and
+            with its defects; a chip broken off its edge is not part of it.
     """
 
     image: np.ndarray
@@ -86,7 +87,7 @@ def draw_scene(rng: np.random.Generator, size: int = 192) -> Scene:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- random numbers
+# ---------------------------------------------------------------------- random numbers
 def _pick(rng: np.random.Generator, values: tuple, weights: tuple[float, ...] | None = None):  # noqa: ANN202
     """Choose one of ``values``; faster than ``Generator.choice`` for a handful of them."""
     if weights is None:
@@ -98,7 +99,8 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-# ---------------------------------------------------------------------------------------------------- fields and textures
+# ---------------------------------------------------------------------- fields and
+# textures
 @lru_cache(maxsize=4)
 def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
     y, x = np.mgrid[:size, :size].astype(np.float32)
@@ -234,12 +236,26 @@ def _texture(rng: np.random.Generator, size: int, like: np.ndarray | None = None
     return cv2.merge(planes)  # three times faster than a broadcast over the last axis
 
 
-# ---------------------------------------------------------------------------------------------------- outlines and alphas
+# ---------------------------------------------------------------------- outlines and
+# alphas
 def _outline(rng: np.random.Generator) -> np.ndarray:
     """A closed outline ``(n, 2)`` within the unit circle."""
     kind = _pick(
         rng,
-        ("ellipse", "ellipse", "polygon", "box", "rounded", "rounded", "gear", "star", "blob", "blob", "bar", "profile"),
+        (
+            "ellipse",
+            "ellipse",
+            "polygon",
+            "box",
+            "rounded",
+            "rounded",
+            "gear",
+            "star",
+            "blob",
+            "blob",
+            "bar",
+            "profile",
+        ),
     )
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     radius = np.ones_like(angle)
@@ -291,7 +307,9 @@ def _fill(canvas: np.ndarray, points: np.ndarray, value: int = 255) -> None:
 
 def _line(canvas: np.ndarray, points: np.ndarray, width: int) -> None:
     fixed = np.round(points * (1 << _FIXED_POINT_BITS)).astype(np.int32)
-    cv2.polylines(canvas, [fixed], isClosed=False, color=255, thickness=width, lineType=cv2.LINE_AA, shift=_FIXED_POINT_BITS)
+    cv2.polylines(
+        canvas, [fixed], isClosed=False, color=255, thickness=width, lineType=cv2.LINE_AA, shift=_FIXED_POINT_BITS
+    )
 
 
 def _alpha(canvas: np.ndarray) -> np.ndarray:
@@ -319,7 +337,16 @@ def _shape_alpha(rng: np.random.Generator, size: int, *, large: bool) -> np.ndar
                 if text:
                     letter = chr(int(rng.integers(65, 91)))
                     spot = (int(at[0]), int(at[1]))
-                    cv2.putText(canvas, letter, spot, int(rng.integers(0, 8)), step / 25, 255, max(2, int(step / 8)), cv2.LINE_AA)
+                    cv2.putText(
+                        canvas,
+                        letter,
+                        spot,
+                        int(rng.integers(0, 8)),
+                        step / 25,
+                        255,
+                        max(2, int(step / 8)),
+                        cv2.LINE_AA,
+                    )
                 else:
                     _fill(canvas, small * step * 0.4 + at)
         return _alpha(canvas)
@@ -342,7 +369,8 @@ def _circle() -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-# ---------------------------------------------------------------------------------------------------- what a scene is put together from
+# ---------------------------------------------------------------------- what a scene is
+# put together from
 def _three(field: np.ndarray) -> np.ndarray:
     return cv2.merge([field.astype(np.float32, copy=False)] * 3)
 
@@ -420,7 +448,11 @@ def _defect_alpha(rng: np.random.Generator, size: int, centre: np.ndarray) -> np
         x, y = x - float(centre[0]), y - float(centre[1])
         u, v = c * x + s * y, c * y - s * x
         radius = size * _log_uniform(rng, 0.07, 0.34)
-        field = 1 - np.hypot(u, narrow * v) / radius + rng.uniform(0.4, 1.2) * (_cloud(rng, size, int(rng.integers(8, 32))) - 0.5)
+        field = (
+            1
+            - np.hypot(u, narrow * v) / radius
+            + rng.uniform(0.4, 1.2) * (_cloud(rng, size, int(rng.integers(8, 32))) - 0.5)
+        )
         return np.clip((field - 0.3) * 10 + 0.5, 0, 1)
     elif kind == "pits":
         spread = size * rng.uniform(0.03, 0.12)
@@ -435,21 +467,27 @@ def _defect_alpha(rng: np.random.Generator, size: int, centre: np.ndarray) -> np
         if kind == "line":
             _line(canvas, centre + step[[0, -1]] * along, width)
         elif kind == "curve":
-            bow = rng.uniform(-0.5, 0.5) * length * np.cos(step / length * np.pi * rng.uniform(1, 3) + rng.uniform(0, 3))
+            bow = (
+                rng.uniform(-0.5, 0.5) * length * np.cos(step / length * np.pi * rng.uniform(1, 3) + rng.uniform(0, 3))
+            )
             _line(canvas, centre + step * along + (bow - bow.mean()) * across, width)
         elif kind == "crack":
             walk = np.cumsum(rng.normal(0, length / 22, 13))[:, None]
             path = centre + step * along + (walk - walk.mean()) * across
             _line(canvas, path, width)
             if rng.random() < 0.4:
-                branch = path[int(rng.integers(3, 10))] + np.cumsum(rng.normal(0, length / 18, (6, 2)), 0) + np.linspace(
-                    0, length / 3, 6
-                )[:, None] * (across * _pick(rng, (-1, 1)))
+                branch = (
+                    path[int(rng.integers(3, 10))]
+                    + np.cumsum(rng.normal(0, length / 18, (6, 2)), 0)
+                    + np.linspace(0, length / 3, 6)[:, None] * (across * _pick(rng, (-1, 1)))
+                )
                 _line(canvas, branch, max(3, width - 1))
         else:
             for offset in np.arange(int(rng.integers(2, 5))) * rng.uniform(4, 10) * size / 192:
                 shift, share = rng.uniform(-0.25, 0.25) * length, rng.uniform(0.5, 1)
-                _line(canvas, centre + (step[[0, -1]] * share + shift) * along + offset * across, 3 * max(1, size // 192))
+                _line(
+                    canvas, centre + (step[[0, -1]] * share + shift) * along + offset * across, 3 * max(1, size // 192)
+                )
     return _alpha(canvas)
 
 
@@ -526,14 +564,18 @@ def _add_chip(rng: np.random.Generator, image: np.ndarray, shape: np.ndarray, li
         return np.zeros_like(shape)
     at = int(rng.integers(len(ys)))
     canvas = np.zeros((size, size), np.uint8)
-    _fill(canvas, _place(rng, _outline(rng), np.array([xs[at], ys[at]], np.float64), size * _log_uniform(rng, 0.04, 0.16)))
+    _fill(
+        canvas, _place(rng, _outline(rng), np.array([xs[at], ys[at]], np.float64), size * _log_uniform(rng, 0.04, 0.16))
+    )
     alpha = _alpha(canvas) * shape
     mask = alpha > 0.5
     outside = cv2.dilate(solid, np.ones((9, 9), np.uint8)).astype(bool) & ~shape
     if not outside.any() or not mask.any():
         return np.zeros_like(shape)
     far = image[outside].mean(0)
-    layer = _texture(rng, size) if rng.random() < 0.4 else far + 6 * rng.standard_normal((size, size, 1), dtype=np.float32)
+    layer = (
+        _texture(rng, size) if rng.random() < 0.4 else far + 6 * rng.standard_normal((size, size, 1), dtype=np.float32)
+    )
     if float(np.abs(far - image[mask].mean(0)).mean()) < 15:
         layer = layer + np.float32(_pick(rng, (-35, 35)))
     _blend(image, layer, alpha)
@@ -556,7 +598,9 @@ def _finish(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), _log_uniform(rng, 0.4, 1.3))
     if rng.random() < 0.55:
-        noise = rng.standard_normal((size, size, _pick(rng, (1, 3))), dtype=np.float32) * np.float32(_log_uniform(rng, 1, 10))
+        noise = rng.standard_normal((size, size, _pick(rng, (1, 3))), dtype=np.float32) * np.float32(
+            _log_uniform(rng, 1, 10)
+        )
         image = image + (_three(noise[..., 0]) if noise.shape[2] == 1 else noise)
     if rng.random() < 0.3:
         image = _three(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
