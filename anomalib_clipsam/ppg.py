@@ -211,7 +211,7 @@ class PointPromptGenerator(nn.Module):
         return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
 
     def _coords(self, index: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Turn flat map indices ``(B, k)`` into points ``(B, k, 2)`` in SAM's frame; a pixel's centre stays its centre."""
+        """Turn flat map indices ``(B, k)`` into points ``(B, k, 2)`` in SAM's frame, centre to centre."""
         scale = self.frame_size / max(size)
         xy = torch.stack([index % size[1], index // size[1]], dim=-1)
         return torch.where(index.unsqueeze(-1) >= 0, (xy + 0.5) * scale - 0.5, 0.0)

@@ -217,9 +217,9 @@ def locate(file: WeightFile) -> Path:
         torch.hub.download_url_to_file(file.url, str(hub / file.filename), hash_prefix=file.sha256)
     except (OSError, RuntimeError) as error:
         msg = (
-            f"{file.filename} is neither in {' nor in '.join(map(str, folders))}, and fetching {file.url} failed:
-            {error}. " f"Bring the file (SHA-256 {file.sha256}) into a folder and set {WEIGHTS_VARIABLE} to that folder,
-            " "or use weights='demo', which need no network."
+            f"{file.filename} is neither in {' nor in '.join(map(str, folders))}, and fetching {file.url} failed: "
+            f"{error}. Bring the file (SHA-256 {file.sha256}) into a folder and set {WEIGHTS_VARIABLE} to that folder, "
+            "or use weights='demo', which need no network."
         )
         raise FileNotFoundError(msg) from error
     return hub / file.filename

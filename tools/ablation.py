@@ -1,8 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Choose PPG's, CPS's and the fusion's defaults on the demo's training categories, and report on the never-trained
-ones.
+"""Choose PPG's, CPS's and the fusion's defaults on training categories, and report on never-trained ones.
 
 The choice is a coordinate search: one argument after the other takes the option with the highest mean of pixel F1-max
 and pixel AP, with the arguments before it at their choice and those after it at their start. CLIP's maps and SAM's

@@ -141,7 +141,7 @@ class _ClipLocalizer(Localizer):
         super().__init__(ensemble)
         self.clip = clip
         patch = clip.visual.patch_size[0]
-        if image_size % patch:
+        if image_size < patch or image_size % patch:
             msg = f"CLIP's image size {image_size} is no multiple of its patch size {patch}. Choose a multiple."
             raise ValueError(msg)
         self.image_size = image_size
@@ -264,7 +264,7 @@ class AprilGanLocalizer(_ClipLocalizer):
         depth = len(clip.visual.transformer.resblocks)
         self.adapters = adapters
         self.taps = tuple(taps or (depth * (i + 1) // len(adapters) for i in range(len(adapters))))
-        if len(self.taps) != len(adapters) or not set(self.taps) <= set(range(1, depth + 1)):
+        if len(self.taps) != len(adapters) or len(set(self.taps) & set(range(1, depth + 1))) != len(adapters):
             msg = (
                 f"Taps {self.taps} do not fit {len(adapters)} adapters and {depth} blocks. "
                 "Name one block, counted from 1, for each adapter."
@@ -305,12 +305,11 @@ def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: i
         for i in range(count)
         for name, shape in (("weight", (embed_dim, width)), ("bias", (embed_dim,)))
     }
-    found = {key: tuple(value.shape) for key, value in state_dict.items()}
+    found = {key: tuple(getattr(value, "shape", ())) for key, value in state_dict.items()}
     if not count or found != expected:
         msg = (
-            f"The adapter weights hold {found}, but this CLIP needs 'fc.<tap>.weight' of shape {(embed_dim, width)} and
-            " f"'fc.<tap>.bias' of shape {(embed_dim,)}. Take adapters that were trained with the same CLIP
-            architecture."
+            f"The adapter weights hold {found}, but this CLIP needs 'fc.<tap>.weight' of shape {(embed_dim, width)} "
+            f"and 'fc.<tap>.bias' of shape {(embed_dim,)}. Take adapters trained with the same CLIP architecture."
         )
         raise ValueError(msg)
     adapters = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(count))

@@ -381,8 +381,7 @@ def test_adapters_from_the_published_layout(layout: str) -> None:
     ],
 )
 def test_adapters_that_do_not_fit(state_dict: dict) -> None:
-    with pytest.raises(ValueError, match=r"'fc.<tap>.weight' of shape \(2, 3\) .* trained with the same CLIP
-    architecture"):
+    with pytest.raises(ValueError, match=r"'fc.<tap>.weight' of shape \(2, 3\) .* trained with the same CLIP"):
         build_adapters(state_dict, width=3, embed_dim=2)
 
 
