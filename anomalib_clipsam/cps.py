@@ -94,7 +94,7 @@ def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> t
     numbers = (
         torch.arange(1, height * width + 1, device=mask.device, dtype=torch.float32).view(1, height, width) * inside
     )
-    for _ in range(height + width):
+    for _ in range(2 * (height + width)):
         numbers = F.max_pool2d(numbers.unsqueeze(1), 3, stride=1, padding=1).squeeze(1) * inside
     index = numbers.long().flatten(1)  # (B, h * w), 0 outside
     sums = torch.zeros(batch, height * width + 1, device=mask.device)

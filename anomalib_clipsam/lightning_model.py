@@ -204,7 +204,14 @@ class ClipSam(AnomalibModule):
             msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
             raise ValueError(msg)
         self.model = ClipSamModel(
-            _build_localizer(localizer, ensemble, adapters, clip_row, clip_weights, clip_size or pair.clip.image_size),
+            _build_localizer(
+                localizer,
+                ensemble,
+                adapters,
+                clip_row,
+                clip_weights,
+                pair.clip.image_size if clip_size is None else clip_size,
+            ),
             map_size,
             ppg=ppg if refine else None,
             cps=CascadedPrompts(load_sam(sam_row, sam_weights), multimask, box, passes) if refine else None,

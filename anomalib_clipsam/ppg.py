@@ -138,7 +138,7 @@ class PointPromptGenerator(nn.Module):
                 "Choose at least 1 positive and 0 or more negative points."
             )
             raise ValueError(msg)
-        if interval <= 0:
+        if not 0 < interval < float("inf"):  # so that NaN is refused too
             msg = f"interval is {interval}, but it is a length in pixels. Choose a number above 0."
             raise ValueError(msg)
         if kernel_size < 3 or kernel_size % 2 == 0:

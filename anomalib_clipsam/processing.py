@@ -40,7 +40,7 @@ class ClipSamPreProcessor(PreProcessor):
         if batch.gt_mask is not None:
             mask = batch.gt_mask.unsqueeze(1)  # (B, 1, S, S)
             size = [self.map_size, self.map_size]
-            batch.gt_mask = resize(mask, size, interpolation=InterpolationMode.NEAREST).squeeze(1)
+            batch.gt_mask = resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT).squeeze(1)
 
     def on_validation_batch_start(
         self,

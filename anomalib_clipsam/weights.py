@@ -212,8 +212,8 @@ def locate(file: WeightFile) -> Path:
         if (folder / file.filename).is_file():
             return folder / file.filename
     logger.info("Fetching %s from %s to %s", file.filename, file.url, hub)
-    hub.mkdir(parents=True, exist_ok=True)
     try:
+        hub.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(file.url, str(hub / file.filename), hash_prefix=file.sha256)
     except (OSError, RuntimeError) as error:
         msg = (
@@ -269,10 +269,12 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:
         msg = f"The weights file {path} cannot be read: {error}. Bring an undamaged file of weights."
         raise ValueError(msg) from error
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
     if not isinstance(content, dict):
         msg = f"The weights file {path} holds a {type(content).__name__}, not a state dict. Bring a file of weights."
         raise ValueError(msg)  # noqa: TRY004  # the file's content is at fault, not an argument's type
-    return content.get("state_dict", content)
+    return content
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -288,14 +290,13 @@ def _is_torchscript(path: Path) -> bool:
 def _load(model: nn.Module, path: Path, what: str) -> nn.Module:
     """Load a file into a model, in float32, or say what does not fit."""
     state_dict = read_state_dict(path)
-    for key in (
-        "input_resolution",
-        "context_length",
-        "vocab_size",
-    ):  # OpenAI's archive carries these beside the weights
+    for key in ("input_resolution", "context_length", "vocab_size"):  # beside the weights in OpenAI's archive
         state_dict.pop(key, None)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state_dict.items()}
+    found = {
+        str(key): tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+        for key, value in state_dict.items()
+    }
     if expected != found:
         wrong = sorted({key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)})
         msg = (

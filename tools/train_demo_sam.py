@@ -446,7 +446,32 @@ def export(sam, path: Path) -> None:  # noqa: ANN001
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({name: value.half().contiguous() for name, value in sam.state_dict().items()}, temporary)
+    temporary.chmod(0o644)  # safetensors makes it readable to its owner only
     temporary.replace(path)
+
+
+@torch.no_grad()
+def set_start_values(sam) -> None:  # noqa: ANN001
+    """Make the fresh decoder look where the points are.
+
+    With independent random projections it segments whatever stands out and needs hours to discover what a point means.
+    If queries and keys of the attention between tokens and image start out alike and large, their product is the
+    similarity of the two positions from the first step on, and a larger output lets the points be seen among the
+    image's own content.
+    """
+    positions = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix  # (2, C / 2)
+    scales = torch.linspace(0, 1, positions.shape[1])[torch.randperm(positions.shape[1])]
+    positions *= 0.7 * (4 / 0.7) ** scales  # from coarse to fine, so that small defects can be told apart
+    positions.copy_(positions.half().float())  # it is never trained: train with what half precision will keep
+    transformer = sam.mask_decoder.transformer
+    attentions = [transformer.final_attn_token_to_image]
+    for layer in transformer.layers:
+        attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in attentions:
+        attention.q_proj.weight *= 4
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+    for layer in transformer.layers:
+        layer.cross_attn_image_to_token.out_proj.weight *= 4
 
 
 def learning_rate(progress: float, warmup: float, peak: float) -> float:
@@ -460,8 +485,7 @@ def train(args: argparse.Namespace) -> None:
     """Train, or go on with a training that was stopped."""
     torch.manual_seed(args.seed)
     sam = build_sam("demo").train()
-    positions = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-    positions.copy_(positions.half().float())  # it is never trained: train with what half precision will keep
+    set_start_values(sam)
     average = copy.deepcopy(sam).eval().requires_grad_(False)
     decayed = [p for p in sam.parameters() if p.ndim >= 2 and p.shape[0] > 1]
     others = [p for p in sam.parameters() if not (p.ndim >= 2 and p.shape[0] > 1)]
@@ -509,10 +533,10 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, args.warmup, args.lr)
         batch = draw_batch(args.seed, step, args.batch_size, args.prompts, parts_share)
-        # at first, mostly one pass: it teaches the encoder as much as all three at two thirds of the cost
+        # the first pass alone teaches the encoder as much as all three, at two thirds of the cost
         early = max(0.0, 1 - progress / args.early)
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        passes = 1 if early > 0 and step % 4 else 3
+        passes = 1 if step % (4 if early > 0 else 2) else 3
         loss, figures = batch_loss(sam, batch, generator, passes=passes, balance=min(0.5, early))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -555,9 +579,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=4, help="prompt sets of each image")
     parser.add_argument("--parts-share", type=float, default=0.3, help="share of drawn parts among the pictures")
-    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warmup", type=float, default=0.03, help="share of the run")
-    parser.add_argument("--early", type=float, default=0.35, help="share of the run with mostly one pass a step")
+    parser.add_argument(
+        "--early",
+        type=float,
+        default=0.35,
+        help="share of the run with three passes every fourth instead of every second step",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--monitor-every", type=int, default=200, help="steps between two looks at held-back scenes")

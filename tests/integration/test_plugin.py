@@ -93,7 +93,9 @@ def test_files(installed: tuple[str, Path]) -> None:
         assert "anomalib_clipsam/py.typed" in there
     else:
         assert there == set()
-        own_pth = [path.name for path in site.glob("*.pth") if str(ROOT) in path.read_text(encoding="utf-8")]
+        own_pth = [
+            path.name for path in site.glob("*.pth") if str(ROOT) in path.read_text(encoding="utf-8").split("\n")
+        ]
         assert own_pth, "an editable install adds the checkout to the path"
         assert max(own_pth) < PTH, "Python must read it before the hook, which needs that path"
 

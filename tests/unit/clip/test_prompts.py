@@ -24,10 +24,15 @@ def test_default_is_that_of_winclip(class_name: str) -> None:
 
 def test_every_state_is_put_into_every_template() -> None:
     ensemble = PromptEnsemble(normal=("{}", "good {}"), abnormal=("bent {}",), templates=("a {}.", "the {}!"))
-    assert ensemble.sentences("nut") == (["a nut.", "the nut!", "a good nut.", "the good nut!"], ["a bent nut.", "the bent nut!"])
+    assert ensemble.sentences("nut") == (
+        ["a nut.", "the nut!", "a good nut.", "the good nut!"],
+        ["a bent nut.", "the bent nut!"],
+    )
 
 
-@pytest.mark.parametrize("class_name", ["{}", "{0}", "{", "a }{ b", "{name}", "'nut\"", "%s", "\\1", "Schraube ø", "螺丝", ""])
+@pytest.mark.parametrize(
+    "class_name", ["{}", "{0}", "{", "a }{ b", "{name}", "'nut\"", "%s", "\\1", "Schraube ø", "螺丝", ""]
+)
 def test_class_names_are_taken_as_they_are(class_name: str) -> None:
     ensemble = PromptEnsemble(normal=("{}",), abnormal=("bent {}",), templates=("a {}.",))
     assert ensemble.sentences(class_name) == ([f"a {class_name}."], [f"a bent {class_name}."])

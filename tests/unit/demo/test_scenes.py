@@ -60,17 +60,19 @@ def test_masks_have_sensible_areas(scenes: list[Scene]) -> None:
     for scene in scenes:
         area = scene.defect_mask.sum()
         assert area == 0 or MIN_DEFECT_AREA <= area < 0.5 * scene.defect_mask.size
-        assert all(MIN_SHAPE_AREA <= mask.sum() for mask in scene.shape_masks)
+        assert all(mask.sum() >= MIN_SHAPE_AREA for mask in scene.shape_masks)
 
 
 def test_variety(scenes: list[Scene]) -> None:
     """Scenes with and without defects, with none to several shapes, in grey and in colour, dark and bright."""
     with_defect = sum(scene.defect_mask.any() for scene in scenes)
-    assert 0.8 * COUNT <= with_defect < COUNT
+    assert with_defect >= 0.8 * COUNT
+    assert with_defect < COUNT
     counts = {len(scene.shape_masks) for scene in scenes}
     assert counts.issuperset({0, 1, 2})
     grey = sum(bool((np.ptp(scene.image.astype(int), axis=2) == 0).all()) for scene in scenes)
-    assert 0.1 * COUNT < grey < 0.8 * COUNT
+    assert grey > 0.1 * COUNT
+    assert grey < 0.8 * COUNT
     means = [scene.image.mean() for scene in scenes]
     assert min(means) < 70
     assert max(means) > 180

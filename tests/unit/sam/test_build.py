@@ -56,7 +56,9 @@ def test_demo_frame_and_logits() -> None:
 
 @pytest.mark.parametrize("architecture", ["vit_t", "", "VIT_B", "default"])
 def test_unknown_architecture(architecture: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown SAM architecture '{architecture}'. Choose one of vit_h, vit_l, vit_b"):
+    with pytest.raises(
+        ValueError, match=f"Unknown SAM architecture '{architecture}'. Choose one of vit_h, vit_l, vit_b"
+    ):
         build_sam(architecture)
 
 

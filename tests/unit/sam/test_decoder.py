@@ -30,7 +30,7 @@ BOXES = torch.tensor([[4.0, 8.0, 100.0, 90.0], [0.0, 0.0, 191.0, 191.0], [50.0, 
 
 
 def expected(predictor: SamPredictor, **prompts: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits ``(1, 4, 4h, 4w)`` and predicted IoU ``(1, 4)`` of all four mask tokens, by two passes of the predictor."""
+    """Logits ``(1, 4, 4h, 4w)`` and predicted IoU ``(1, 4)`` of all four mask tokens, by two of its passes."""
     single, multiple = (predictor.predict_torch(**prompts, multimask_output=many) for many in (False, True))
     return torch.cat([single[2], multiple[2]], dim=1), torch.cat([single[1], multiple[1]], dim=1)
 
@@ -64,7 +64,7 @@ def test_batch_equals_the_predictor_image_by_image(
 
 
 def test_prompts_matter(sam: Sam, predictors: list[SamPredictor]) -> None:
-    """The comparisons above compare something: each kind of prompt moves the answer by far more than their tolerance."""
+    """What is compared above is not trivial: each kind of prompt moves the answer by far more than the tolerance."""
     features = predictors[0].features
     side = 4 * features.shape[-1]
     box, mask = BOXES[:1], 8 * torch.randn(1, 1, side, side)
@@ -106,11 +106,7 @@ def test_embeddings_are_those_of_the_prompt_encoder(sam: Sam) -> None:
 
 
 def test_arguments_stay_what_they_are(sam: Sam, predictors: list[SamPredictor]) -> None:
-    features, coords, labels, boxes = predictors[0].features.clone(), COORDS[:1].clone(), PADDED[:1].clone(),
-    BOXES[:1].clone() decode(sam, features, coords, labels, boxes)
-    for now, before in zip(
-        (features, coords, labels, boxes),
-        (predictors[0].features, COORDS[:1], PADDED[:1], BOXES[:1]),
-        strict=True,
-    ):
-        assert torch.equal(now, before)
+    given = (predictors[0].features, COORDS[:1], PADDED[:1], BOXES[:1])
+    copies = tuple(value.clone() for value in given)
+    decode(sam, *copies)
+    assert all(torch.equal(copy, value) for copy, value in zip(copies, given, strict=True))

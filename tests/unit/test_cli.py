@@ -1,0 +1,56 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``anomalib-clipsam``."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomalib_clipsam import __version__
+from anomalib_clipsam.cli import main
+from anomalib_clipsam.clip.prompts import PromptEnsemble
+
+
+def test_prompts_are_printed_as_a_prompt_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["prompts"])
+    path = tmp_path / "prompts.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert PromptEnsemble.from_file(path) == PromptEnsemble()
+    main(["prompts", "--prompts", str(path)])
+    assert capsys.readouterr().out == path.read_text(encoding="utf-8")
+
+
+def test_class_name_is_put_into_the_sentences_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(
+        'normal: ["{}"]\nabnormal: ["bent {}", "rusty {}"]\ntemplates: ["a {}.", "one {}!"]', encoding="utf-8"
+    )
+    main(["prompts", "--prompts", str(path), "--class-name", "metal nut"])
+    assert yaml.safe_load(capsys.readouterr().out) == {
+        "normal": ["a metal nut.", "one metal nut!"],
+        "abnormal": ["a bent metal nut.", "one bent metal nut!", "a rusty metal nut.", "one rusty metal nut!"],
+    }
+
+
+@pytest.mark.parametrize("text", [None, "normal: [", "normal: 1", "other: []", "normal: [no place for the name]"])
+def test_error_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    text: str | None,
+) -> None:
+    path = tmp_path / "prompts.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as raised:
+        main(["prompts", "--prompts", str(path)])
+    out, err = capsys.readouterr()
+    assert (raised.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("anomalib-clipsam prompts: ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"

@@ -1,0 +1,395 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Lightning module, with seeded random weights in the place of the carried ones."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.transforms.v2 import Resize
+
+from anomalib_clipsam import ClipSam, weights
+from anomalib_clipsam.clip import AprilGanLocalizer, DenseLocalizer
+from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from open_clip import CLIP
+    from segment_anything.modeling import Sam
+
+PROMPTS = "normal: ['{}']\nabnormal: ['broken {}']\ntemplates: ['a photo of a {}.']\n"
+FAST = {"clip_size": 32, "map_size": 40, "min_score": 0.1}
+"""CLIP sees a very small image; with random weights its map lies near one half, so SAM is always asked."""
+
+
+@pytest.fixture(scope="session")
+def random_demo(clip: CLIP, sam: Sam, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights that are named and look like the carried ones, and a short prompt file."""
+    folder = tmp_path_factory.mktemp("demo")
+    save_file(clip.state_dict(), folder / "clip.safetensors")
+    save_file(sam.state_dict(), folder / "sam.safetensors")
+    (folder / "prompts.yaml").write_text(PROMPTS)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _random_weights(random_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load those in the place of the carried ones."""
+    monkeypatch.setattr(weights, "_DEMO", random_demo)
+
+
+@pytest.fixture(scope="module")
+def prompts(random_demo: Path) -> str:
+    return str(random_demo / "prompts.yaml")
+
+
+@pytest.fixture
+def model(prompts: str) -> ClipSam:
+    return ClipSam(weights="demo", prompts=prompts, **FAST).eval()
+
+
+def asked_about(model: ClipSam, category: str | None = None) -> str:
+    """Class name after Lightning's ``setup`` with a data module of that category."""
+    model._trainer = SimpleNamespace(datamodule=None if category is None else SimpleNamespace(category=category))
+    model.setup("test")
+    model._trainer = None
+    return model.model.class_name
+
+
+# ---------------------------------------------------------------- what anomalib sees
+
+
+def test_direct_subclass_of_anomalib_module() -> None:
+    """`list_models` and `get_model` see no others."""
+    assert ClipSam in AnomalibModule.__subclasses__()
+
+
+def test_zero_shot(model: ClipSam) -> None:
+    assert model.learning_type is LearningType.ZERO_SHOT
+    assert model.trainer_arguments == {}
+    assert model.configure_optimizers() is None
+    assert model.val_dataloader() == []
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_default_components(model: ClipSam) -> None:
+    assert isinstance(model.pre_processor, ClipSamPreProcessor)
+    assert isinstance(model.post_processor, ClipSamPostProcessor)
+    assert model.pre_processor(torch.rand(1, 3, 30, 70)).shape == (1, 3, 192, 192)
+    assert model.input_size == (192, 192)
+
+
+def test_components_of_ones_own(prompts: str) -> None:
+    pre_processor, post_processor = PreProcessor(Resize((192, 192))), PostProcessor()
+    model = ClipSam("demo", prompts=prompts, pre_processor=pre_processor, post_processor=post_processor, **FAST)
+    assert model.pre_processor is pre_processor
+    assert model.post_processor is post_processor
+    none = ClipSam(
+        "demo", prompts=prompts, pre_processor=False, post_processor=False, evaluator=False, visualizer=False
+    )
+    assert (none.pre_processor, none.post_processor, none.evaluator, none.visualizer) == (None, None, None, None)
+
+
+def test_configured_pre_processor() -> None:
+    assert ClipSam.configure_pre_processor()(torch.rand(1, 3, 20, 30)).shape == (1, 3, 1024, 1024)
+    assert ClipSam.configure_pre_processor().map_size == 518
+    small = ClipSam.configure_pre_processor((256, 256))
+    assert small(torch.rand(1, 3, 20, 30)).shape == (1, 3, 256, 256)
+    assert small.map_size == 256
+    with pytest.raises(ValueError, match=r"image_size is \(256, 320\), but SAM's input frame is square"):
+        ClipSam.configure_pre_processor((256, 320))
+
+
+# ---------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("size", [(300, 200), (192, 192), (64, 500), (1, 1)])
+@pytest.mark.parametrize("refine", [True, False])
+def test_predicts_without_an_engine(prompts: str, size: tuple[int, int], refine: bool) -> None:
+    model = ClipSam("demo", class_name="part", prompts=prompts, refine=refine, **FAST).eval()
+    batch = model(torch.rand(2, 3, *size))
+    assert (batch.anomaly_map.shape, batch.pred_score.shape) == ((2, 40, 40), (2,))
+    assert (batch.pred_mask.shape, batch.pred_label.shape) == ((2, 40, 40), (2,))
+    assert batch.pred_mask.dtype == batch.pred_label.dtype == torch.bool
+    for values in (batch.anomaly_map, batch.pred_score):
+        assert torch.isfinite(values).all()
+        assert values.amin() >= 0
+        assert values.amax() <= 1
+    assert model.model.class_name == "part"
+
+
+def test_carried_weights_predict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    model = ClipSam(weights="demo", class_name="part").eval()
+    batch = model(torch.rand(1, 3, 300, 200))
+    assert batch.anomaly_map.shape == batch.pred_mask.shape == (1, 192, 192)
+    for values in (batch.anomaly_map, batch.pred_score):
+        assert values.amin() >= 0
+        assert values.amax() <= 1
+
+
+def test_mask_is_that_of_sam(model: ClipSam) -> None:
+    image = torch.rand(2, 3, 90, 120)
+    stages = model.model.stages(model.pre_processor(image))
+    batch = model(image)
+    assert stages.mask.any()
+    assert torch.equal(batch.pred_mask, stages.mask)
+    assert torch.equal(batch.anomaly_map, stages.fused_map)
+
+
+def test_validation_and_test_steps_give_the_predictions(model: ClipSam) -> None:
+    image = model.pre_processor(torch.rand(2, 3, 50, 60))
+    expected = model.model(image)
+    for step in (model.validation_step, model.test_step, model.predict_step):
+        batch = step(ImageBatch(image=image.clone()), 0)
+        assert torch.equal(torch.as_tensor(batch.anomaly_map), expected.anomaly_map)
+        assert torch.equal(torch.as_tensor(batch.pred_mask), expected.pred_mask)
+        assert torch.equal(batch.pred_score, expected.pred_score)
+
+
+def test_arguments_reach_their_parts(prompts: str) -> None:
+    model = ClipSam(
+        "demo",
+        prompts=prompts,
+        clip_size=64,
+        map_size=50,
+        min_score=0.3,
+        region_ratio=0.7,
+        num_positives=4,
+        num_negatives=2,
+        spacing="rank",
+        interval=50.0,
+        kernel_size=31,
+        negatives="most_similar",
+        multimask=True,
+        box="component",
+        passes=2,
+        fusion="gate",
+        fusion_weight=0.25,
+    ).model
+    assert isinstance(model.localizer, DenseLocalizer)
+    assert (model.localizer.image_size, model.map_size) == (64, 50)
+    assert len(model.localizer.ensemble.templates) == 1
+    found = {name: getattr(model.ppg, name) for name in inspect.signature(type(model.ppg)).parameters}
+    assert found == {
+        "frame_size": 192,
+        "min_score": 0.3,
+        "region_ratio": 0.7,
+        "num_positives": 4,
+        "num_negatives": 2,
+        "spacing": "rank",
+        "interval": 50.0,
+        "kernel_size": 31,
+        "negatives": "most_similar",
+    }
+    assert (model.cps.multimask, model.cps.box, model.cps.passes) == (True, "component", 2)
+    assert (model.fusion.mode, model.fusion.weight) == ("gate", 0.25)
+
+
+def test_defaults_are_those_of_the_parts(model: ClipSam) -> None:
+    """Each default is written twice, in the part and in the Lightning module; they do not drift apart."""
+    ours = inspect.signature(ClipSam).parameters
+    for part in (model.model.ppg, model.model.cps):
+        for name, parameter in inspect.signature(type(part)).parameters.items():
+            if name not in ("frame_size", "sam"):
+                assert ours[name].default == parameter.default, name
+    fusion = inspect.signature(type(model.model.fusion)).parameters
+    assert (ours["fusion"].default, ours["fusion_weight"].default) == (fusion["mode"].default, fusion["weight"].default)
+
+
+def test_adapters(prompts: str, tmp_path: Path) -> None:
+    layers = nn.ModuleList(nn.Linear(160, 96) for _ in range(2))
+    state_dict = {f"fc.{key}": value for key, value in layers.state_dict().items()}
+    torch.save({"trainable_linearlayer": state_dict}, tmp_path / "adapters.pth")
+    path = str(tmp_path / "adapters.pth")
+    model = ClipSam("demo", prompts=prompts, localizer="april_gan", adapters=path, **FAST).eval()
+    assert isinstance(model.model.localizer, AprilGanLocalizer)
+    assert model.model.localizer.taps == (3, 6)
+    assert torch.equal(model.model.localizer.adapters[1].weight, layers[1].weight)
+    assert model(torch.rand(1, 3, 50, 60)).anomaly_map.shape == (1, 40, 40)
+
+
+def test_weights_of_ones_own(prompts: str, random_demo: Path, sam: Sam, tmp_path: Path) -> None:
+    changed = {key: value * 0.5 for key, value in sam.state_dict().items()}
+    save_file(changed, tmp_path / "own.safetensors")
+    model = ClipSam(
+        "vit_b",  # nothing of it is fetched
+        prompts=prompts,
+        clip_architecture="demo",
+        clip_weights=str(random_demo / "clip.safetensors"),
+        clip_quick_gelu=False,
+        sam_architecture="demo",
+        sam_weights=str(tmp_path / "own.safetensors"),
+        clip_size=32,
+        map_size=40,
+    ).eval()
+    token = "mask_decoder.iou_token.weight"
+    assert torch.equal(model.model.sam.state_dict()[token], changed[token])
+    assert {type(block.mlp.gelu) for block in model.model.localizer.clip.visual.transformer.resblocks} == {nn.GELU}
+    assert model(torch.rand(1, 3, 20, 30)).anomaly_map.shape == (1, 40, 40)
+
+
+# ---------------------------------------------------------------- class name
+
+
+def test_order_of_class_names(prompts: str) -> None:
+    """Argument, data module, checkpoint, "object"."""
+    named = ClipSam("demo", class_name="nut", prompts=prompts, refine=False, **FAST)
+    plain = ClipSam("demo", prompts=prompts, refine=False, **FAST)
+    assert (asked_about(named), asked_about(plain)) == ("nut", "object")
+    assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
+    for model in (named, plain):
+        model._restored_class_name = "restored"
+    assert (asked_about(named), asked_about(plain)) == ("nut", "restored")
+    assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
+
+
+def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
+    image = torch.rand(1, 3, 40, 40)
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        texts = []
+        for category in ("bolt", "nut", "bolt", None):
+            asked_about(model, category)
+            model(image)
+            texts.append(model.model.localizer.text.clone())
+    assert torch.equal(texts[0], texts[2])
+    assert not torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[0], texts[3])
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "Text prompts ask about 'bolt' (class name from the data module)."
+    assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
+
+
+# ---------------------------------------------------------------- hyper-parameters and checkpoints
+
+
+def checkpoint_of(model: ClipSam) -> dict:
+    """What Lightning writes of a model, as far as it concerns the model."""
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": "2.6.0",
+    }
+    model.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
+    arguments = set(inspect.signature(ClipSam).parameters)
+    assert set(model.hparams) == arguments - {"pre_processor", "post_processor", "evaluator", "visualizer"}
+    assert {type(value) for value in model.hparams.values()} <= {str, int, float, bool, type(None)}
+    torch.save(dict(model.hparams), tmp_path / "hparams.pt")
+    restored = torch.load(tmp_path / "hparams.pt", weights_only=True)
+    assert restored == dict(model.hparams)
+    ClipSam(**restored)
+
+
+def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prompts: str, tmp_path: Path) -> None:
+    """After a calibration, and for the class name that it was made with, to the last bit."""
+    image = torch.rand(3, 3, 60, 80)
+    asked_about(model, "bolt")
+    raw = model.model(model.pre_processor(image))
+    labels = torch.tensor([0, 1, 1])
+    masks = torch.rand(3, 40, 40) > 0.7
+    masks[0] = False
+    model.post_processor.on_validation_batch_end(
+        None, None, ImageBatch(image=torch.rand(3, 3, 40, 40), gt_label=labels, gt_mask=masks, **raw._asdict())
+    )
+    model.post_processor.on_validation_epoch_end(None, None)
+    expected = model(image)
+
+    path = tmp_path / "model.ckpt"
+    torch.save(checkpoint_of(model), path)
+    assert path.stat().st_size < 1e6
+    written = torch.load(path, weights_only=True)
+    assert written["state_dict"]
+    assert not [key for key in written["state_dict"] if key.startswith("model.")]
+
+    loaded = ClipSam.load_from_checkpoint(path, map_location="cpu").eval()
+    assert loaded.model.class_name == "bolt"
+    for ours, right in zip(loaded(image), expected, strict=True):
+        assert torch.equal(ours, right)
+    fresh = ClipSam("demo", prompts=prompts, class_name="bolt", **FAST).eval()
+    assert not torch.equal(fresh(image).pred_score, expected.pred_score)  # the calibration makes a difference
+
+    restored = ClipSam("demo", prompts=prompts, **FAST).eval()  # as the Trainer does with `ckpt_path`
+    restored.on_load_checkpoint(written)
+    restored.load_state_dict(written["state_dict"], strict=True)
+    for ours, right in zip(restored(image), expected, strict=True):
+        assert torch.equal(ours, right)
+
+
+def test_state_dict_itself_is_complete(model: ClipSam) -> None:
+    """`Engine.export(..., "torch")` needs the weights in it."""
+    keys = model.state_dict().keys()
+    assert {key.split(".")[1] for key in keys if key.startswith("model.")} == {"localizer", "cps"}
+
+
+# ---------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "vit_t"}, "Unknown weights 'vit_t'. Choose one of"),
+        ({"localizer": "anything"}, "Unknown localizer 'anything'. Choose one of dense, april_gan, winclip"),
+        ({"localizer": "april_gan"}, "Give both `localizer` and `adapters`, or neither"),
+        ({"adapters": "file.pt"}, "Give both `localizer` and `adapters`, or neither"),
+        ({"sam_architecture": "vit_t"}, "Unknown sam_architecture 'vit_t'"),
+        ({"clip_architecture": "ViT-B-32"}, "Name its file with `clip_weights`"),
+        ({"map_size": 0}, "map_size is 0"),
+        ({"map_size": -5}, "map_size is -5"),
+        ({"clip_size": 33}, "image size 33 is no multiple of its patch size 8"),
+        ({"clip_size": 0}, "image size 0 is no multiple"),
+        ({"min_score": 2}, "min_score is 2"),
+        ({"region_ratio": -1}, "region_ratio is -1"),
+        ({"num_positives": 0}, "num_positives is 0"),
+        ({"spacing": "x"}, "Unknown spacing 'x'"),
+        ({"interval": 0}, "interval is 0"),
+        ({"kernel_size": 4}, "kernel_size is 4"),
+        ({"negatives": "x"}, "Unknown negatives 'x'"),
+        ({"box": "x"}, "Unknown box 'x'"),
+        ({"passes": 4}, "passes is 4"),
+        ({"fusion": "x"}, "Unknown fusion 'x'"),
+        ({"fusion_weight": 2}, "fusion_weight is 2"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClipSam(**{"weights": "demo", **arguments})
+
+
+@pytest.mark.parametrize("name", ["prompts", "clip_weights", "sam_weights"])
+def test_files_that_are_missing(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no/such/file"):
+        ClipSam("demo", **{name: "no/such/file"})
+
+
+def test_missing_adapters() -> None:
+    with pytest.raises(FileNotFoundError, match="adapters='no/such/file' is no file"):
+        ClipSam("demo", localizer="april_gan", adapters="no/such/file")
+
+
+@pytest.mark.parametrize("fusion", ["weighted", "x"])
+def test_thresholds_and_fusion_are_checked_before_weights_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fusion: str
+) -> None:
+    """A wrong number is said at once, not after gigabytes were fetched."""
+    monkeypatch.setattr(weights, "_DEMO", tmp_path / "nothing")
+    wrong = {"fusion": fusion} if fusion == "x" else {"min_score": 7}
+    with pytest.raises(ValueError, match=r"Unknown fusion|min_score"):
+        ClipSam("demo", **wrong)

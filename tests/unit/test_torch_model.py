@@ -1,0 +1,319 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The way of an image, with SAM of random weights and, mostly, a localizer whose map is the image's red channel."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import pytest
+import torch
+from segment_anything import SamPredictor
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
+from anomalib_clipsam.cps import CascadedPrompts
+from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.torch_model import EMPTY_LOGIT, ClipSamModel, ClipSamStages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from open_clip import CLIP
+    from segment_anything.modeling import Sam
+
+    Build = Callable[..., ClipSamModel]
+
+FRAME, MAP, POINTS = 192, 48, 6
+
+
+class RedLocalizer(Localizer):
+    """S_a is the red channel, the global score the mean of the green one."""
+
+    def __init__(self) -> None:
+        super().__init__(PromptEnsemble())
+        self.names: list[str] = []
+
+    def _encode_text(self, class_name: str) -> torch.Tensor:
+        self.names.append(class_name)
+        return torch.zeros(2, 1)
+
+    def _use_text(self, text: torch.Tensor) -> None:
+        pass
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return image[:, 0], image[:, 1].mean(dim=(1, 2))
+
+
+@pytest.fixture
+def build(sam: Sam) -> Build:
+    """Build a model; arguments go to its parts."""
+
+    def build(localizer: Localizer | None = None, map_size: int = MAP, **arguments: object) -> ClipSamModel:
+        parts = {"multimask": False, "box": "mask", "passes": 3, **arguments}
+        cascade = CascadedPrompts(sam, *(parts.pop(name) for name in ("multimask", "box", "passes")))
+        fusion = Fusion(parts.pop("fusion", "weighted"), 0.5)
+        return ClipSamModel(
+            localizer or RedLocalizer(), map_size, PointPromptGenerator(FRAME, **parts), cascade, fusion
+        ).eval()
+
+    return build
+
+
+def picture(height: int = FRAME, width: int = FRAME, peak: float = 0.9) -> torch.Tensor:
+    """Soft noise ``(1, 3, height, width)`` whose red channel reaches up to about ``peak``."""
+    image = F.interpolate(torch.rand(1, 3, 5, 6), (height, width), mode="bilinear")
+    image[:, 0] *= peak / image[:, 0].amax()
+    return image
+
+
+def mixed() -> torch.Tensor:
+    """Four images; the second and the fourth have no extreme region."""
+    return torch.cat([picture(peak=peak) for peak in (0.9, 0.3, 0.8, 0.45)])
+
+
+def equal(stages: ClipSamStages, other: ClipSamStages, at: slice, tolerance: float = 1e-5) -> None:
+    """Assert that images of one batch equal all of another, in every stage."""
+    for name in (f.name for f in fields(ClipSamStages)):
+        many, one = getattr(stages, name), getattr(other, name)
+        if name == "prompts":
+            pairs = [(getattr(many, part)[at], getattr(one, part)) for part in ("coords", "labels", "peak")]
+        else:
+            pairs = [(many[at], one)]
+        for ours, right in pairs:
+            torch.testing.assert_close(
+                ours, right, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name} {text}"
+            )
+
+
+# ---------------------------------------------------------------- stages
+
+
+@pytest.mark.parametrize(("size", "map_size"), [((192, 192), (48, 48)), ((96, 192), (24, 48)), ((230, 150), (48, 31))])
+def test_fields_and_shapes_of_the_stages(build: Build, size: tuple[int, int], map_size: tuple[int, int]) -> None:
+    image = torch.cat([picture(*size), picture(*size, peak=0.2)])
+    stages = build().stages(image)
+    logits = (2, 1, 96, 96)
+    expected = {
+        "anomaly_map": ((2, *map_size), torch.float32),
+        "region": ((2, *map_size), torch.bool),
+        "ring": ((2, *map_size), torch.bool),
+        "similarity": ((2, *map_size), torch.float32),
+        "logits_1": (logits, torch.float32),
+        "logits_2": (logits, torch.float32),
+        "box": ((2, 4), torch.float32),
+        "logits_3": (logits, torch.float32),
+        "iou": ((2,), torch.float32),
+        "mask": ((2, *map_size), torch.bool),
+        "fused_map": ((2, *map_size), torch.float32),
+        "score": ((2,), torch.float32),
+    }
+    assert {f.name for f in fields(stages)} == {*expected, "prompts"}
+    for name, (shape, dtype) in expected.items():
+        value = getattr(stages, name)
+        assert (tuple(value.shape), value.dtype) == (shape, dtype), name
+    assert (stages.prompts.coords.shape, stages.prompts.labels.shape) == ((2, POINTS, 2), (2, POINTS))
+    with pytest.raises(AttributeError):
+        stages.score = None
+
+
+@pytest.mark.parametrize("fusion", ["weighted", "gate", "mask"])
+def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> None:
+    """Each stage is what its module makes of the stages before."""
+    model, image = build(fusion=fusion), torch.cat([picture(120, 192), picture(120, 192, peak=0.7)])
+    stages = model.stages(image)
+    small = F.interpolate(image, (30, 48), mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(stages.anomaly_map, small[:, 0])
+    torch.testing.assert_close(stages.score, (small[:, 1].mean(dim=(1, 2)) + small[:, 0].amax(dim=(1, 2))) / 2)
+    assert torch.equal(stages.region, model.ppg.extreme_region(stages.anomaly_map))
+    assert torch.equal(stages.ring, model.ppg.ring(stages.region))
+    with torch.no_grad():
+        features = sam.image_encoder(sam.preprocess(image * 255))
+        prompts = model.ppg(stages.anomaly_map, features)
+        output = model.cps(features, prompts, stages.anomaly_map)
+    for name in ("coords", "labels", "ring", "similarity", "peak"):
+        assert torch.equal(getattr(stages.prompts, name), getattr(prompts, name))
+    for name in ("logits_1", "logits_2", "logits_3", "box", "iou"):
+        assert torch.equal(getattr(stages, name), getattr(output, name))
+    logits = F.interpolate(output.logits_3, (48, 48), mode="bilinear", align_corners=False)[:, 0, :30]
+    assert torch.equal(stages.mask, logits > 0)
+    assert torch.equal(stages.fused_map, model.fusion(stages.anomaly_map, logits, prompts.peak).clamp(0, 1))
+    assert not torch.equal(stages.fused_map, stages.anomaly_map)
+
+
+@pytest.mark.parametrize("size", [(120, 192), (192, 192), (192, 77)])
+def test_features_are_those_of_the_predictor(build: Build, sam: Sam, size: tuple[int, int]) -> None:
+    """An image of the frame's size, which needs no resampling, is padded and normalised as by segment_anything."""
+    image = (torch.rand(1, 3, *size) * 255).round()
+    predictor = SamPredictor(sam)
+    predictor.set_torch_image(image, size)
+    with torch.no_grad():
+        assert (build().encode(image / 255) - predictor.features).abs().max() < 1e-4
+
+
+def test_forward_is_the_stages_reduced(build: Build) -> None:
+    model, image = build(), mixed()
+    stages, batch = model.stages(image), model(image)
+    assert torch.equal(batch.anomaly_map, stages.fused_map)
+    assert torch.equal(batch.pred_mask, stages.mask)
+    assert torch.equal(batch.pred_score, stages.score)
+    assert batch.pred_label is None
+    for values in (batch.anomaly_map, batch.pred_score):
+        assert values.amin() >= 0
+        assert values.amax() <= 1
+
+
+def test_no_gradient_is_kept(build: Build) -> None:
+    model = build()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model(picture().requires_grad_()).anomaly_map.requires_grad
+
+
+# ---------------------------------------------------------------- which images SAM is shown
+
+
+def test_batch_equals_one_at_a_time(build: Build) -> None:
+    model, image = build(), mixed()
+    together = model.stages(image)
+    assert together.region.flatten(1).any(dim=1).tolist() == [True, False, True, False]
+    for i in range(4):
+        equal(together, model.stages(image[i : i + 1]), slice(i, i + 1))
+
+
+def test_image_without_a_region_is_left_blank(build: Build) -> None:
+    stages = build(fusion="mask").stages(mixed())
+    for i in (1, 3):
+        assert stages.prompts.labels[i].tolist() == [-1] * POINTS
+        assert stages.prompts.coords[i].abs().sum() == 0
+        assert stages.box[i].tolist() == [0, 0, 0, 0]
+        assert stages.iou[i] == 0
+        assert not stages.mask[i].any()
+        assert (stages.logits_3[i] == EMPTY_LOGIT).all()
+        assert torch.equal(stages.fused_map[i], stages.anomaly_map[i])
+    assert (stages.prompts.labels[[0, 2], 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("peaks", "shown"),
+    [((0.9, 0.3, 0.8, 0.2), [2]), ((0.9, 0.8), [2]), ((0.3, 0.2, 0.1), []), ((0.3,), []), ((0.9,), [1])],
+)
+def test_image_without_a_region_is_not_shown_to_sam(
+    build: Build,
+    sam: Sam,
+    peaks: tuple[float, ...],
+    shown: list[int],
+) -> None:
+    model, seen = build(), []
+    handle = sam.image_encoder.register_forward_hook(lambda _module, given, _result: seen.append(len(given[0])))
+    stages = model.stages(torch.cat([picture(peak=peak) for peak in peaks]))
+    handle.remove()
+    assert seen == shown
+    assert len(stages.score) == len(peaks)
+
+
+# ---------------------------------------------------------------- other ways
+
+
+def test_without_refinement_the_map_is_clips() -> None:
+    model, image = ClipSamModel(RedLocalizer(), MAP), mixed()
+    assert model.sam is None
+    stages, batch = model.stages(image), model(image)
+    assert torch.equal(batch.anomaly_map, stages.anomaly_map)
+    assert batch.pred_mask is None
+    given = {"anomaly_map", "fused_map", "score"}
+    assert {f.name for f in fields(stages) if getattr(stages, f.name) is not None} == given
+
+
+@pytest.mark.parametrize("box", ["mask", "component"])
+@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_constant_images(build: Build, value: float, multimask: bool, box: str) -> None:
+    model = build(box=box, multimask=multimask)
+    batch = model(torch.full((2, 3, 70, 100), value))
+    for values in (batch.anomaly_map, batch.pred_score):
+        assert torch.isfinite(values).all()
+        assert values.amin() >= 0
+        assert values.amax() <= 1
+    if value == 0:
+        assert batch.anomaly_map.amax() == 0
+        assert not batch.pred_mask.any()
+
+
+def test_broken_pixels_do_not_spread(build: Build) -> None:
+    """A localizer that gives NaN and values outside [0, 1]."""
+
+    class Broken(RedLocalizer):
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            anomaly_map, score = super().forward(image)
+            anomaly_map = anomaly_map.clone()
+            anomaly_map[:, 0, 0], anomaly_map[:, 0, 1], anomaly_map[:, 0, 2] = torch.nan, 1.5, -0.5
+            return anomaly_map, score * torch.nan
+
+    stages = build(Broken()).stages(picture())
+    assert stages.anomaly_map[0, 0, :3].tolist() == [0.0, 1.0, 0.0]
+    assert stages.score.tolist() == [0.5]
+    assert torch.isfinite(stages.fused_map).all()
+
+
+def test_values_outside_an_image_are_clamped(build: Build) -> None:
+    model, image = build(), picture()
+    wide = torch.where(image > 0.7, image + 3, torch.where(image < 0.1, image - 2, image))
+    equal(model.stages(wide), model.stages(wide.clamp(0, 1)), slice(None), 0)
+
+
+def test_class_name_reaches_the_localizer_once(build: Build) -> None:
+    model = build()
+    image = picture(peak=0.1)
+    model(image)
+    model(image)
+    model.set_class_name("bolt")
+    model(image)
+    assert model.localizer.names == ["object", "bolt"]
+
+
+# ---------------------------------------------------------------- with CLIP, and exported
+
+
+@pytest.fixture
+def dense(clip: CLIP, ensemble: PromptEnsemble) -> DenseLocalizer:
+    """The dense localizer on 64 px with text directions and a scale that make something of random weights."""
+    generator = torch.Generator().manual_seed(5)
+    text = F.normalize(torch.randn(2, 96, generator=generator), dim=-1)
+    localizer = DenseLocalizer(clip, ensemble, 64)
+    with patch.object(localizer, "_encode_text", return_value=text):
+        localizer.set_class_name("object")
+    return localizer
+
+
+def export_case(build: Build, dense: DenseLocalizer) -> tuple[ClipSamModel, torch.Tensor, torch.Tensor]:
+    """A model with a floor between the images' highest scores, so that one of the two has no region."""
+    image = torch.cat([picture(), torch.rand(1, 3, FRAME, FRAME)])
+    peaks = build(dense).stages(image).anomaly_map.amax(dim=(1, 2))
+    return build(dense, min_score=peaks.mean().item(), num_positives=2, num_negatives=1), image, peaks
+
+
+@pytest.mark.open_clip
+def test_with_clip_a_batch_equals_one_at_a_time(build: Build, dense: DenseLocalizer) -> None:
+    model, image, peaks = export_case(build, dense)
+    assert (peaks[0] - peaks[1]).abs() > 1e-3
+    together = model.stages(image)
+    assert together.region.flatten(1).any(dim=1).sum() == 1
+    for i in range(2):
+        equal(together, model.stages(image[i : i + 1]), slice(i, i + 1), 1e-4)
+
+
+@pytest.mark.open_clip
+@pytest.mark.slow
+def test_exported_program_gives_the_same(build: Build, dense: DenseLocalizer) -> None:
+    """The whole forward in one graph, with an image that has no region; there SAM's answer about it is dropped."""
+    model, image, _ = export_case(build, dense)
+    program = torch.export.export(model, (image,), strict=False).module()
+    for given in (image, image.flip(0)):
+        exported, right = program(given), model(given)
+        torch.testing.assert_close(exported.anomaly_map, right.anomaly_map, atol=1e-5, rtol=0)
+        torch.testing.assert_close(exported.pred_score, right.pred_score, atol=1e-5, rtol=0)
+        assert torch.equal(exported.pred_mask, right.pred_mask)
