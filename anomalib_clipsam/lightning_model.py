@@ -81,12 +81,15 @@ class ClipSam(AnomalibModule):
             with that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_h"``.
         class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
             ``"object"``. Defaults to ``None``.
-        prompts (str | None): YAML file with the user's own states and templates, see
-            :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
         localizer (str): Where the anomaly map comes from: ``"dense"``, ``"april_gan"`` or ``"winclip"``. Defaults to
             ``"dense"``.
         adapters (str | None): File with APRIL-GAN's adapter weights; goes with ``localizer="april_gan"``.
             Defaults to ``None``.
+        fusion (str): ``"weighted"``, ``"gate"`` or ``"mask"``, see :class:`anomalib_clipsam.fusion.Fusion`. Defaults to
+            ``"weighted"``.
+        refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
+        prompts (str | None): YAML file with the user's own states and templates, see
+            :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
         clip_architecture (str | None): Name of an open_clip configuration, in place of the pair's. Needs
             ``clip_weights``. Defaults to ``None``.
         clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
@@ -95,7 +98,6 @@ class ClipSam(AnomalibModule):
         sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's.
             Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
-        refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
         map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
             192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
@@ -113,8 +115,6 @@ class ClipSam(AnomalibModule):
         box (str): CPS: the box of pass 3 bounds the whole ``"mask"`` or its most anomalous ``"component"``. Defaults to
             ``"mask"``.
         passes (int): CPS: 3, or fewer for an ablation. Defaults to ``3``.
-        fusion (str): ``"weighted"``, ``"gate"`` or ``"mask"``, see :class:`anomalib_clipsam.fusion.Fusion`. Defaults to
-            ``"weighted"``.
         fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.5``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
@@ -136,15 +136,16 @@ class ClipSam(AnomalibModule):
         self,
         weights: str = "vit_h",
         class_name: str | None = None,
-        prompts: str | None = None,
         localizer: str = "dense",
         adapters: str | None = None,
+        fusion: str = "weighted",
+        refine: bool = True,
+        prompts: str | None = None,
         clip_architecture: str | None = None,
         clip_weights: str | None = None,
         clip_quick_gelu: bool | None = None,
         sam_architecture: str | None = None,
         sam_weights: str | None = None,
-        refine: bool = True,
         map_size: int | None = None,
         clip_size: int | None = None,
         min_score: float = 0.5,
@@ -158,7 +159,6 @@ class ClipSam(AnomalibModule):
         multimask: bool = False,
         box: str = "mask",
         passes: int = 3,
-        fusion: str = "weighted",
         fusion_weight: float = 0.5,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,

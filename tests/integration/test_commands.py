@@ -18,6 +18,7 @@ import pytest
 import torch
 from anomalib.cli import AnomalibCLI
 from anomalib.data import Folder
+from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 
 from anomalib_clipsam import ClipSam
@@ -147,26 +148,24 @@ def test_each_picture_is_scored_as_alone(tmp_path: Path, batch_size: int) -> Non
     for name, shape in shapes.items():
         smooth = cv2.GaussianBlur(rng.integers(0, 255, shape, dtype=np.uint8), (0, 0), 3)
         assert cv2.imwrite(str(folder / f"{name}.png"), smooth)
-    model = ClipSam(weights="demo", class_name="part", min_score=0.0)
-    engine = Engine(default_root_dir=tmp_path / "results")
-    alone = {
-        Path(batch.image_path[0]).name: batch
-        for batch in engine.predict(model=model, data_path=folder, return_predictions=True)
-    }
+    model = ClipSam(weights="demo", class_name="part", min_score=0.0, post_processor=False).eval()
     data = Folder(
         name="mixed",
         root=tmp_path,
         normal_dir="good",
         normal_test_dir="good",
-        val_split_mode="none",
+        val_split_mode="same_as_test",
         eval_batch_size=batch_size,
         num_workers=0,
     )
-    for batch in engine.predict(model=model, datamodule=data, return_predictions=True):
+    predictions = Engine(default_root_dir=tmp_path).predict(model=model, datamodule=data, return_predictions=True)
+    assert sum(len(batch.image_path) for batch in predictions) == len(shapes)
+    for batch in predictions:
         for index, path in enumerate(batch.image_path):
-            expected = alone[Path(path).name]
-            torch.testing.assert_close(batch.anomaly_map[index], expected.anomaly_map[0], atol=1e-5, rtol=0)
-            torch.testing.assert_close(batch.pred_score[index], expected.pred_score[0], atol=1e-5, rtol=0)
+            alone = model.model(model.pre_processor(read_image(path, as_tensor=True).unsqueeze(0)))
+            torch.testing.assert_close(batch.anomaly_map[index], alone.anomaly_map[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(batch.pred_score[index], alone.pred_score[0], atol=1e-5, rtol=0)
+            assert torch.equal(batch.pred_mask[index], alone.pred_mask[0])
 
 
 def test_benchmark_gives_one_table(anomalib: Callable, tmp_path: Path) -> None:
