@@ -200,8 +200,12 @@ class ClipSamModel(nn.Module):
             tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1] and never NaN.
         """
         self.localizer.set_class_name(self.class_name)
-        anomaly_map, global_score = self.localizer(_resize(image, self.map_size))
+        shown = _resize(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur CLIP's view
+        anomaly_map, global_score = self.localizer(shown)
         anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
+        size = _scaled(image.shape[-2:], self.map_size)
+        if tuple(anomaly_map.shape[-2:]) != size:
+            anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
         return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -277,13 +281,17 @@ class ClipSamModel(nn.Module):
         return Refinement(**merged)
 
 
+def _scaled(size: torch.Size, longer_side: int) -> tuple[int, int]:
+    """Scale a size ``(height, width)`` to a longer side."""
+    longer = max(size)
+    return tuple(max(1, round(side * longer_side / longer)) for side in size)
+
+
 def _resize(image: torch.Tensor, longer_side: int) -> torch.Tensor:
     """Resize ``(B, 3, height, width)`` in [0, 1] to a longer side, bicubic with antialiasing, within [0, 1]."""
-    height, width = image.shape[-2:]
-    longer = max(height, width)
-    if longer == longer_side:
+    size = _scaled(image.shape[-2:], longer_side)
+    if tuple(image.shape[-2:]) == size:
         return image
-    size = (max(1, round(height * longer_side / longer)), max(1, round(width * longer_side / longer)))
     return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 

@@ -92,7 +92,12 @@ class Localizer(nn.Module, ABC):
 
     Args:
         ensemble (PromptEnsemble): States and templates of the text prompts.
+
+    Attributes:
+        image_size (int): Side of the square that CLIP sees, in pixels; set by the subclass.
     """
+
+    image_size: int
 
     def __init__(self, ensemble: PromptEnsemble) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class RedLocalizer(Localizer):
 
     def __init__(self) -> None:
         super().__init__(PromptEnsemble())
+        self.image_size = 1  # sees every map at its own size
         self.names: list[str] = []
 
     def _encode_text(self, class_name: str) -> torch.Tensor:
@@ -317,3 +318,15 @@ def test_exported_program_gives_the_same(build: Build, dense: DenseLocalizer) ->
         torch.testing.assert_close(exported.anomaly_map, right.anomaly_map, atol=1e-5, rtol=0)
         torch.testing.assert_close(exported.pred_score, right.pred_score, atol=1e-5, rtol=0)
         assert torch.equal(exported.pred_mask, right.pred_mask)
+
+
+def test_small_map_does_not_blur_what_clip_sees(build: Build, dense: DenseLocalizer) -> None:
+    """CLIP is shown the image at its own resolution, however small the maps are, and the map is averaged down."""
+    model, image = build(dense), torch.rand(1, 3, FRAME, FRAME // 2)
+    model.map_size = 20
+    shown = []
+    handle = dense.register_forward_pre_hook(lambda _, inputs: shown.append(tuple(inputs[0].shape)))
+    anomaly_map, _ = model.localize(image)
+    handle.remove()
+    assert max(shown[0][-2:]) == dense.image_size
+    assert anomaly_map.shape == (1, 20, 10)
