@@ -105,11 +105,9 @@ def test_predict_on_a_folder_without_labels(anomalib: Callable, parts: Path, tmp
 
 def test_predict_on_a_data_module(anomalib: Callable, parts: Path, tmp_path: Path) -> None:
     config = tmp_path / "data.yaml"
-    config.write_text(
-        "class_path: Folder\n"
-        f"init_args: {{name: parts, root: {parts}, normal_dir: good, abnormal_dir: defect, num_workers: 0}}"
-    )
-    anomalib("predict", *DEMO, f"--data={config}")
+    arguments = f"name: parts, root: {parts}, normal_dir: good, abnormal_dir: defect, num_workers: 0"
+    config.write_text(f"data:\n  class_path: anomalib.data.Folder\n  init_args: {{{arguments}}}\n")
+    anomalib("predict", *DEMO, f"--config={config}")
     assert pictures(tmp_path / "results")
 
 
