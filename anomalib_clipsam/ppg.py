@@ -118,13 +118,13 @@ class PointPromptGenerator(nn.Module):
     def __init__(
         self,
         frame_size: int = 1024,
-        min_score: float = 0.5,
-        region_ratio: float = 0.8,
+        min_score: float = 0.6,
+        region_ratio: float = 0.7,
         num_positives: int = 3,
         num_negatives: int = 3,
         spacing: str = "distance",
-        interval: float = 100.0,
-        kernel_size: int = 25,
+        interval: float = 50.0,
+        kernel_size: int = 51,
         negatives: str = "least_similar",
     ) -> None:
         super().__init__()

@@ -165,7 +165,7 @@ def run(
 
 def test_each_pass_is_prompted_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (answer(logits_of((i, i, i + 3, i + 5))) for i in (1, 2, 3))
-    output, decoder = run(monkeypatch, [first, second, third])
+    output, decoder = run(monkeypatch, [first, second, third], multimask=False)
     (box_1, mask_1), (box_2, mask_2), (box_3, mask_3) = decoder.calls
     assert box_1 is None
     assert mask_1 is None
@@ -233,7 +233,7 @@ def test_multimask_keeps_the_highest_predicted_iou(monkeypatch: pytest.MonkeyPat
 
 def test_without_multimask_token_0_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     given = answer(logits_of((2, 2, 9, 9)), [0.1, 0.9, 0.9, 0.9])
-    output, _ = run(monkeypatch, [given] * 3)
+    output, _ = run(monkeypatch, [given] * 3, multimask=False)
     assert torch.equal(output.logits_3, given[0][:, :1])
     assert output.iou.tolist() == pytest.approx([0.1])
 
@@ -241,7 +241,7 @@ def test_without_multimask_token_0_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("passes", [1, 2, 3])
 def test_fewer_passes_repeat_the_last_logits(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
     answers = [answer(logits_of((i, 0, 9, 9)), i / 10) for i in (1, 2, 3)]
-    output, decoder = run(monkeypatch, answers, passes=passes)
+    output, decoder = run(monkeypatch, answers, multimask=False, passes=passes)
     assert len(decoder.calls) == passes
     given = [answers[min(i, passes - 1)][0][:, :1] for i in range(3)]
     for logits, right in zip((output.logits_1, output.logits_2, output.logits_3), given, strict=True):

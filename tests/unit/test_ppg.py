@@ -210,7 +210,7 @@ def test_ring_scales_with_the_map() -> None:
     for size, radius in (((16, 1024), 12), ((1024, 16), 12), ((9, 256), 3), ((9, 300), 4)):
         found = torch.zeros(1, *size, dtype=torch.bool)
         found[0, size[0] // 2, size[1] // 2] = True
-        across = generator().ring(found)[0].any(dim=0 if size[1] > size[0] else 1)
+        across = generator(kernel_size=25).ring(found)[0].any(dim=0 if size[1] > size[0] else 1)
         assert across.sum() == 2 * radius + 1
     wide = torch.zeros(1, 5, 7, dtype=torch.bool)
     wide[0, 2, 3] = True
