@@ -107,8 +107,10 @@ class PointPromptGenerator(nn.Module):
         num_negatives (int): Most negative points; 0 turns them off.
         spacing (str): ``"distance"`` (no two points closer than ``interval``) or ``"rank"`` (every n-th pixel of the
             ranked list, n the number of map pixels that ``interval`` pixels of the canvas make up).
-        interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400.
-        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25.
+        interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400; our
+            default was chosen on the demo's training categories (``docs/ablation.md``).
+        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's
+            best is 25; our default was chosen likewise.
         negatives (str): ``"least_similar"`` or ``"most_similar"``: which ring points become negative points.
 
     Raises:

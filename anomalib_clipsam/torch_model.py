@@ -162,9 +162,8 @@ class ClipSamModel(nn.Module):
         # SAM features, PPG and CPS, for the images that have an extreme region
         region = self.ppg.extreme_region(anomaly_map)
         asked = region.flatten(1).any(dim=1)  # (B,)
-        if (
-            torch.compiler.is_compiling()
-        ):  # static shapes: all are shown to SAM, and its answer is dropped where not asked
+        if torch.compiler.is_compiling():
+            # Static shapes: all are shown to SAM, and its answer is dropped where it was not asked.
             refinement = self._blank_where(~asked, self._refine(image, anomaly_map))
         else:
             refinement = self._refine_some(asked, image, anomaly_map)
