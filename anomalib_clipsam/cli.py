@@ -7,11 +7,17 @@ Example:
     >>> # anomalib-clipsam prompts > prompts.yaml                # the default ensemble, to be edited
     >>> # anomalib-clipsam prompts --prompts prompts.yaml        # check the file
     >>> # anomalib-clipsam prompts --class-name "metal nut"      # every sentence that CLIP is asked
+    >>> # anomalib-clipsam weights list                          # what is here, sizes, licences
+    >>> # anomalib-clipsam weights fetch vit_b --to FOLDER       # prepare a folder for a machine without a network
+    >>> # anomalib-clipsam weights verify                        # compare what is here with the table
 """
 
 import argparse
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import yaml
 
@@ -44,15 +50,96 @@ def prompts(class_name: str | None, path: str | None) -> str:
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command.
+def list_weights() -> str:
+    """Write the table of weights.
+
+    Returns:
+        str: A line per row: name, role, the ``weights`` that use it, size, licence, and where it is on this machine.
+    """
+    from anomalib_clipsam.weights import WEIGHTS, all_rows, find, folders
+
+    lines = [("NAME", "ROLE", "WEIGHTS", "SIZE", "LICENCE", "HERE")]
+    for name, row in all_rows().items():
+        found = find(row)
+        path, source = found or ("no", row.sources[0])
+        used = ", ".join(pair for pair, files in WEIGHTS.items() if row in (files.clip, files.sam))
+        lines.append((name, row.role, used, f"{source.size / 1e6:,.1f} MB", row.licence, str(path)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    places = ", ".join(map(str, folders()))
+    return "\n".join([*table, "", f"Looked for in {places}, and in the cache of the Hugging Face hub.", ""])
+
+
+def fetch_weights(names: Sequence[str], folder: Path | None) -> str:
+    """Bring weights to this machine, or into a folder that is carried to another.
 
     Args:
-        args (Sequence[str] | None): Arguments of the command line. Defaults to those of the process.
+        names (Sequence[str]): Values of ``--model.weights`` such as ``"vit_b"``, or names of rows such as
+            ``"sam_vit_b"``.
+        folder (Path | None): Where to. ``None`` takes anomalib's folder of pretrained weights, and leaves alone what is
+            anywhere here.
+
+    Returns:
+        str: A line per file.
+
+    Raises:
+        OSError: If a file cannot be had.
+        ValueError: If a name is unknown, or a file that is here is another one.
+    """
+    from anomalib_clipsam.weights import WEIGHTS, WEIGHTS_VARIABLE, all_rows, fetch, locate
+
+    rows = all_rows()
+    unknown = [name for name in names if name not in WEIGHTS and name not in rows]
+    if unknown:
+        msg = f"Unknown weights '{unknown[0]}'. Choose of {', '.join([*WEIGHTS, *rows])}."
+        raise ValueError(msg)
+    wanted = {}
+    for name in names:
+        for row in (WEIGHTS[name].clip, WEIGHTS[name].sam) if name in WEIGHTS else (rows[name],):
+            wanted[row.name] = row
+    lines = []
+    for name, row in wanted.items():
+        path = locate(row) if folder is None else fetch(row, folder)
+        lines.append(f"{name}: {path}")
+    if folder is not None:
+        lines.append(f"On the other machine, set {WEIGHTS_VARIABLE} to the folder that this one is copied to.")
+    return "\n".join([*lines, ""])
+
+
+def verify_weights() -> tuple[str, bool]:
+    """Compare every file of the table that is here with its size and SHA-256.
+
+    Returns:
+        tuple[str, bool]: A line per row, and whether all files that are here are sound.
+    """
+    from anomalib_clipsam.weights import all_rows, check, find
+
+    lines, sound = [], True
+    for name, row in all_rows().items():
+        found = find(row)
+        if found is None:
+            lines.append(f"{name}: not here")
+            continue
+        try:
+            check(*found)
+        except (OSError, ValueError) as error:
+            lines.append(f"{name}: {error}")
+            sound = False
+        else:
+            lines.append(f"{name}: sound, {found[0]}")
+    return "\n".join([*lines, ""]), sound
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line.
+
+    Returns:
+        argparse.ArgumentParser: Its result has ``run``, a function from the options to the text and the exit code.
     """
     parser = argparse.ArgumentParser(prog="anomalib-clipsam", description="Tools beside anomalib's ClipSam.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
+
     command = commands.add_parser(
         "prompts",
         help="print the text prompts",
@@ -60,12 +147,50 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     command.add_argument("--class-name", metavar="NAME", help="put this name into every sentence")
     command.add_argument("--prompts", metavar="FILE.yaml", help="prompt file; the default ensemble if left out")
-    options = parser.parse_args(args)
+    command.set_defaults(command=command, run=lambda options: (prompts(options.class_name, options.prompts), 0))
+
+    weights = commands.add_parser("weights", help="list, fetch and verify weights").add_subparsers(required=True)
+    command = weights.add_parser(
+        "list", help="what is here, sizes, licences", description="Print the table of weights, and what of it is here."
+    )
+    command.set_defaults(command=command, run=lambda _options: (list_weights(), 0))
+    command = weights.add_parser(
+        "fetch",
+        help="bring weights to this machine or into a folder",
+        description="Bring weights to this machine, or into a folder for a machine without a network.",
+    )
+    command.add_argument("names", nargs="+", metavar="NAME", help="such as vit_b (CLIP and SAM) or sam_vit_b")
+    command.add_argument("--to", type=Path, metavar="FOLDER", help="folder; anomalib's own if left out")
+    command.set_defaults(command=command, run=lambda options: (fetch_weights(options.names, options.to), 0))
+    command = weights.add_parser(
+        "verify",
+        help="compare what is here with the table",
+        description="Compare every file that is here with its size and SHA-256. The exit code is 1 if one is damaged.",
+    )
+
+    def verify(_options: argparse.Namespace) -> tuple[str, int]:
+        text, sound = verify_weights()
+        return text, 0 if sound else 1
+
+    command.set_defaults(command=command, run=verify)
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args (Sequence[str] | None): Arguments of the command line. Defaults to those of the process.
+    """
+    options = build_parser().parse_args(args)
+    logging.getLogger("anomalib_clipsam").setLevel(logging.INFO)  # what is fetched from where
     try:
-        text = prompts(options.class_name, options.prompts)
+        text, code = options.run(options)
     except (OSError, ValueError) as error:
-        command.exit(2, f"{command.prog}: {' '.join(str(error).split())}\n")
+        options.command.exit(2, f"{options.command.prog}: {' '.join(str(error).split())}\n")
     print(text, end="")
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

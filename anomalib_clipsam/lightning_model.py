@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from anomalib import LearningType
 from anomalib.metrics import Evaluator
@@ -45,6 +46,7 @@ from anomalib_clipsam.clip import (
 )
 from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.pictures import PictureCheck
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.torch_model import ClipSamModel
@@ -53,13 +55,17 @@ from anomalib_clipsam.weights import (
     explicit_file,
     find_sam,
     get_weights,
+    hash_tensors,
     load_clip,
     load_sam,
     read_state_dict,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib.data import Batch
+    from lightning.pytorch import Callback
     from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 logger = logging.getLogger(__name__)
@@ -68,9 +74,12 @@ __all__ = ["ClipSam"]
 
 LOCALIZERS = ("dense", "april_gan", "winclip")
 DEFAULT_CLASS_NAME = "object"
+FILES = ("prompts", "adapters", "clip_weights", "sam_weights")
+"""Arguments that name a file: in Python, a ``Path`` does too."""
 FROZEN = "model."
 """Prefix of the weights, which never change: a checkpoint does without them."""
-CLASS_NAME_KEY = "clip_sam_class_name"
+CHECKPOINT_KEY = "clip_sam"
+"""Where a checkpoint holds what it says of the frozen weights and the text."""
 
 
 class ClipSam(AnomalibModule):
@@ -122,6 +131,7 @@ class ClipSam(AnomalibModule):
         visualizer (Visualizer | bool): Visualizer, or whether to use the default. Defaults to ``True``.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If an argument is unknown or outside its range; the message says which and what to choose.
         FileNotFoundError: If weights are neither here nor to be fetched.
 
@@ -165,6 +175,10 @@ class ClipSam(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        _check_types(locals())  # first of all, while it holds the arguments as they were given
+        if class_name is not None and not class_name.strip():
+            msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
+            raise ValueError(msg)
         pair = get_weights(weights)
         map_size = pair.map_size if map_size is None else map_size
         if map_size < 1:
@@ -200,6 +214,10 @@ class ClipSam(AnomalibModule):
             architecture=clip_architecture or pair.clip.architecture,
             quick_gelu=pair.clip.quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
         )
+        self._weight_names = {
+            "localizer": _name_localizer(localizer, adapters, clip_weights or clip_row.name),
+            "sam": sam_weights or sam_row.name,
+        }
         if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
             msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
             raise ValueError(msg)
@@ -218,6 +236,14 @@ class ClipSam(AnomalibModule):
             fusion=fuse if refine else None,
             class_name=class_name or DEFAULT_CLASS_NAME,
         )
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add to anomalib's callbacks the one that leaves out pictures that cannot be read.
+
+        Returns:
+            Sequence[Callback]: The callbacks.
+        """
+        return [*super().configure_callbacks(), PictureCheck()]
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
@@ -267,8 +293,23 @@ class ClipSam(AnomalibModule):
     def configure_optimizers() -> None:
         """Configure no optimizer: nothing is trained."""
 
+    def frozen_weights(self) -> dict[str, dict[str, str]]:
+        """Say which frozen weights the model runs on.
+
+        Returns:
+            dict[str, dict[str, str]]: ``"localizer"`` and, with refinement, ``"sam"``: the ``"name"`` of the weights
+            and the ``"sha256"`` of their values, which does not depend on the file that they came in.
+        """
+        weights = {"localizer": dict(self.model.localizer.named_parameters())}
+        if self.model.sam is not None:
+            weights["sam"] = self.model.sam.state_dict()
+        return {
+            part: {"name": self._weight_names[part], "sha256": hash_tensors(tensors)}
+            for part, tensors in weights.items()
+        }
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save thresholds and the class name, not the frozen weights.
+        """Save thresholds, text embeddings, and names and hashes of the frozen weights, not the weights.
 
         Args:
             checkpoint (dict[str, Any]): What Lightning is about to write.
@@ -276,18 +317,43 @@ class ClipSam(AnomalibModule):
         super().on_save_checkpoint(checkpoint)
         state_dict = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state_dict.items() if not key.startswith(FROZEN)}
-        checkpoint[CLASS_NAME_KEY] = self.model.class_name
+        localizer, class_name = self.model.localizer, self.model.class_name
+        checkpoint[CHECKPOINT_KEY] = {
+            "class_name": class_name,
+            "sentences": localizer.ensemble.sentences(class_name),
+            "text": localizer.text_of(class_name),
+            "weights": self.frozen_weights(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore thresholds and the class name; the frozen weights are the model's own.
+        """Restore thresholds and text embeddings; the frozen weights are the model's own.
 
         Args:
             checkpoint (dict[str, Any]): What Lightning has read.
+
+        Raises:
+            ValueError: If another model made the checkpoint, or ClipSam on other frozen weights.
         """
+        saved = checkpoint.get(CHECKPOINT_KEY)
+        if saved is None:
+            msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
+            raise ValueError(msg)
+        for part, weights in self.frozen_weights().items():
+            made_with = saved["weights"].get(part, weights)  # the CLIP map's alone fits a model with SAM too
+            if made_with["sha256"] != weights["sha256"]:
+                msg = (
+                    f"The checkpoint was made with other weights of the {part}: {made_with['name']} (SHA-256 of the "
+                    f"values {made_with['sha256']}), and this model has {weights['name']} ({weights['sha256']}). Its "
+                    "thresholds would be wrong. Give the model those weights, or calibrate anew without the checkpoint."
+                )
+                raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
-        self._restored_class_name = checkpoint.get(CLASS_NAME_KEY)
+        self._restored_class_name = saved["class_name"]
+        localizer = self.model.localizer
+        if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
+            localizer.restore_text(saved["class_name"], saved["text"])
         self.setup("restore")
 
     @property
@@ -332,6 +398,24 @@ class ClipSam(AnomalibModule):
             PostProcessor: The post-processor.
         """
         return ClipSamPostProcessor()
+
+
+def _name_localizer(name: str, adapters: str | None, clip: str) -> str:
+    """Name a localizer's weights."""
+    if name == "winclip":
+        return "anomalib's WinClipModel"
+    return clip if adapters is None else f"{clip} with {adapters}"
+
+
+def _check_types(arguments: dict[str, Any]) -> None:
+    """Refuse arguments of another type than the constructor's annotations say."""
+    for name, hint in get_type_hints(ClipSam.__init__).items():
+        types, value = get_args(hint) or (hint,), arguments.get(name)
+        allowed = (*types, *([int] if float in types else []), *([Path] if name in FILES else []))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):
+            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
+            msg = f"{name} is {value!r}, but must be of the type {names}. Give such a value, or leave {name} out."
+            raise TypeError(msg)
 
 
 def _build_localizer(

@@ -14,6 +14,8 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import InterpolationMode, Resize
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_clipsam.pictures import check_images
+
 if TYPE_CHECKING:
     from anomalib.data import Batch
     from lightning import LightningModule, Trainer
@@ -85,7 +87,12 @@ class ClipSamPreProcessor(PreProcessor):
 
         Returns:
             torch.Tensor: Images ``(B, 3, S, S)``, what the model takes.
+
+        Raises:
+            TypeError: If the images are no tensor of floats.
+            ValueError: If they have another shape, or a value is NaN or infinite.
         """
+        check_images(batch)
         return self.transform(batch)
 
     def checkpoint_config(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.fusion import Fusion, image_score
+from anomalib_clipsam.pictures import check_images
 from anomalib_clipsam.ppg import PointPrompts
 
 if TYPE_CHECKING:
@@ -152,7 +153,12 @@ class ClipSamModel(nn.Module):
 
         Returns:
             ClipSamStages: All results; maps have the image's aspect ratio and ``map_size`` on the longer side.
+
+        Raises:
+            TypeError: If the images are no tensor of floats.
+            ValueError: If they have another shape, or a value is NaN or infinite.
         """
+        check_images(image)
         image = image.clamp(0, 1)
         # CLIP map
         anomaly_map, score = self.localize(image)

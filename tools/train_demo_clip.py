@@ -7,9 +7,11 @@ The text tower learns first, alone, to tell the states of the real prompt ensemb
 another name or a made-up word, so that the states are learnt and not the names; it stays as it is then. The image tower
 learns from parts of the training categories, most of them with a defect, and from random scenes: first from crops,
 which are cheap and whose defects are large, then from whole pictures. The never-trained categories are drawn for the
-report of ``--evaluate`` only. A run that was stopped goes on from its last checkpoint.
+report of ``--evaluate`` only. Whole pictures come in pairs, the same part under the same light with and without its
+defect. A run that was stopped goes on from its last checkpoint; ``--start`` begins from finished weights instead.
 
     python tools/train_demo_clip.py --steps 1950
+    python tools/train_demo_clip.py --start anomalib_clipsam/demo/clip.safetensors --crop_steps 0 --steps 4500
     python tools/train_demo_clip.py --evaluate
 """
 
@@ -41,9 +43,10 @@ from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORI
 from anomalib_clipsam.demo.scenes import draw_scene
 
 IMAGE_SIZE = 160
-CROP_SIZE, CROP_BATCH, BATCH = 80, 24, 8
-SCENES = 0.3
-"""Share of random scenes among the pictures."""
+CROP_SIZE, CROP_BATCH, PAIRS, SCENES = 80, 24, 3, 2
+"""Side and number of the crops of a step; pairs of parts and random scenes of a step on whole pictures."""
+SCENE_SHARE = 0.3
+"""Share of random scenes among the pictures that are cropped."""
 OTHER_NAMES = ("object", "part", "product", "item", "surface", "component", "tile", "sample", "thing", "workpiece")
 WEIGHTS = Path(__file__).parents[1] / "anomalib_clipsam" / "demo" / "clip.safetensors"
 
@@ -91,29 +94,46 @@ class DrawnBatches(Dataset):
         cv2.setNumThreads(1)
         step = self.steps[index]
         rng = np.random.default_rng((self.seed, step))
-        cropped = step < self.crop_steps
-        images, masks = [], []
-        for _ in range(CROP_BATCH // 3 if cropped else BATCH):
-            if rng.random() < SCENES:
-                scene = draw_scene(rng, IMAGE_SIZE)
-                image, mask = scene.image, scene.defect_mask
-            else:
-                category = str(rng.choice(TRAINING_CATEGORIES))
-                defect = str(rng.choice(defects_of(category))) if rng.random() < (0.75 if cropped else 0.65) else None
-                image, mask = draw_part(category, rng, defect)
-            image, mask = resize(*augment(image, mask, rng), IMAGE_SIZE)
-            for number in range(3 if cropped else 0):
-                part = crop(mask, rng, near_defect=number < 2)
-                images.append(image[part])
-                masks.append(mask[part])
-            if not cropped:
-                images.append(image)
-                masks.append(mask)
+        pictures = self._draw_for_crops(rng) if step < self.crop_steps else self._draw_pairs(rng)
+        images, masks = zip(*pictures, strict=True)
         return {
             "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             "mask": torch.from_numpy(np.stack(masks)),
             "sentence_seed": torch.tensor(int(rng.integers(2**31))),
         }
+
+    @staticmethod
+    def _draw_for_crops(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Draw pictures and cut three crops of each, two of them around the defect."""
+        crops = []
+        for _ in range(CROP_BATCH // 3):
+            if rng.random() < SCENE_SHARE:
+                scene = draw_scene(rng, IMAGE_SIZE)
+                image, mask = scene.image, scene.defect_mask
+            else:
+                category = str(rng.choice(TRAINING_CATEGORIES))
+                defect = str(rng.choice(defects_of(category))) if rng.random() < 0.75 else None
+                image, mask = draw_part(category, rng, defect)
+            image, mask = resize(*augment(image, mask, rng), IMAGE_SIZE)
+            for number in range(3):
+                part = crop(mask, rng, near_defect=number < 2)
+                crops.append((image[part], mask[part]))
+        return crops
+
+    @staticmethod
+    def _draw_pairs(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Draw parts with a defect, each followed by its flawless twin, and scenes."""
+        pictures = []
+        for _ in range(PAIRS):
+            category = str(rng.choice(TRAINING_CATEGORIES))
+            part_seed, augment_seed = rng.integers(2**63, size=2)
+            for defect in (str(rng.choice(defects_of(category))), None):
+                drawn = draw_part(category, np.random.default_rng(part_seed), defect)
+                pictures.append(augment(*drawn, np.random.default_rng(augment_seed)))
+        for _ in range(SCENES):
+            scene = draw_scene(rng, IMAGE_SIZE)
+            pictures.append(augment(scene.image, scene.defect_mask, rng))
+        return [resize(image, mask, IMAGE_SIZE) for image, mask in pictures]
 
 
 def crop(mask: np.ndarray, rng: np.random.Generator, *, near_defect: bool) -> tuple[slice, slice]:
@@ -206,7 +226,10 @@ def sample_text(clip: torch.nn.Module, name: str, seed: int, per_state: int = 6)
 
 
 def loss_of(localizer: DenseLocalizer, batch: dict[str, torch.Tensor], *, cropped: bool) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the pixels, Dice of the damaged pictures, and cross-entropy of the global score."""
+    """Cross-entropy of the pixels, Dice of the damaged pictures, and cross-entropy of the image score's parts.
+
+    These are the global score and, in the place of the map's maximum, the mean of its 32 highest pixels, but on crops.
+    """
     name = OTHER_NAMES[batch["sentence_seed"].item() % len(OTHER_NAMES)]
     localizer.text = sample_text(localizer.clip, name, batch["sentence_seed"].item())
     maps, score = localizer(batch["image"].float() / 255)
@@ -217,11 +240,25 @@ def loss_of(localizer: DenseLocalizer, batch: dict[str, torch.Tensor], *, croppe
     weight = torch.where(target > 0, 0.5 / share, 0.5 / (1 - share)) if cropped else 1 + 4 * target
     overlap = 2 * (maps * target).flatten(1).sum(1) + 1
     dice = (1 - overlap / ((maps + target).flatten(1).sum(1) + 1)) * damaged
+    image_loss = F.binary_cross_entropy(score, damaged)
+    if not cropped:
+        image_loss = image_loss + F.binary_cross_entropy(maps.flatten(1).topk(32).values.mean(1), damaged)
     return {
         "pixel": F.binary_cross_entropy(maps, target, weight=weight),
         "dice": 0.3 * dice.sum() / damaged.sum().clamp(min=1),
-        "image": 0.2 * F.binary_cross_entropy(score, damaged),
+        "image": (0.2 if cropped else 0.4) * image_loss,
     }
+
+
+def run_in_bfloat16(module: torch.nn.Module) -> None:
+    """Let a module compute in bfloat16, with its parameters and what it returns to the residual stream in float32."""
+    forward = module.forward
+
+    def autocast_forward(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    module.forward = autocast_forward
 
 
 def rate(step: int, steps: int, warmup: int = 150) -> float:
@@ -272,6 +309,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crop_steps", type=int, default=1200, help="training steps on crops")
     parser.add_argument("--steps", type=int, default=1950, help="all steps; the learning rate falls to the last")
+    parser.add_argument("--start", type=Path, help="finished weights to begin from")
+    parser.add_argument("--bfloat16", action="store_true", help="run the blocks in bfloat16")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -294,7 +333,11 @@ def main() -> None:
 
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, start = args.work / "checkpoint.pt", 0
-    if not checkpoint.is_file():
+    if args.start:
+        clip.load_state_dict({key: value.float() for key, value in load_file(args.start).items()})
+        for name, parameter in clip.named_parameters():
+            parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
+    elif not checkpoint.is_file():
         train_text(clip, args.seed)
         set_start_values(clip.visual, args.seed)
     trained = [*clip.visual.parameters(), clip.logit_scale]
@@ -326,8 +369,12 @@ def main() -> None:
         checkpoint.with_suffix(".tmp").replace(checkpoint)
         half = {key: value.half().contiguous() for key, value in average.state_dict().items()}
         save_file(half, args.output.with_suffix(".tmp"))
+        args.output.with_suffix(".tmp").chmod(0o644)  # safetensors makes it readable to its owner only
         args.output.with_suffix(".tmp").replace(args.output)
 
+    if args.bfloat16:  # after the copy was made: it is evaluated as it will be used
+        for block in clip.visual.transformer.resblocks:
+            run_in_bfloat16(block)
     batches = DrawnBatches(args.seed, range(start, args.steps), args.crop_steps)
     crop_localizer = DenseLocalizer(clip, PromptEnsemble(), CROP_SIZE)
     clip.train()

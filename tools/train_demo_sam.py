@@ -4,12 +4,15 @@
 """Train the small SAM that the package carries, on drawn pictures only.
 
     python tools/train_demo_sam.py --steps 3000
+    python tools/train_demo_sam.py --encoder-from CLIP.safetensors --localizer CLIP.safetensors --parts-share 0.6
     python tools/train_demo_sam.py --evaluate
 
 It is trained as SAM's paper does it, on the very cascade that ClipSam runs: points, then points with the own earlier
 logits, then points with box and logits. Targets are defects and whole shapes, so that one click is ambiguous and
-negative points matter. A run that was stopped goes on from its last checkpoint: what step i sees depends on the seed
-and i alone.
+negative points matter. With ``--localizer``, some clicks are those that PPG makes of the demo CLIP's maps, so that SAM
+learns to live with how these miss. A run that was stopped goes on from its last checkpoint: what step i sees depends
+on the seed and i alone. ``--start`` begins from finished weights instead; with ``--encoder-from``, the encoder begins
+as the image tower of a trained demo CLIP, which has seen far more pictures than there is time for here.
 
 Letters: B images, P prompt sets of an image, N = B P, K points, M = 4 mask tokens, S side of the picture, s of the
 logits.
@@ -32,11 +35,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
+from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD
 from anomalib_clipsam.demo.scenes import draw_scene
+from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.sam.build import build_sam
 from anomalib_clipsam.sam.decoder import decode
 
@@ -45,6 +52,7 @@ LOGITS = SIZE // 2
 PATCH = 8
 MAX_POINTS = 5
 ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "anomalib_clipsam" / "demo"
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
@@ -208,6 +216,7 @@ class Batch:
         targets (torch.Tensor): ``(N, s, s)`` in [0, 1], the share of each cell that the target covers.
         boxes (torch.Tensor): ``(N, 4)``, true box, jittered.
         regions (torch.Tensor): ``(B, h w)``.
+        pieces (torch.Tensor): ``(B, S, S)``, number of the defect's piece at each pixel; 0 where there is none.
     """
 
     images: torch.Tensor
@@ -216,11 +225,12 @@ class Batch:
     targets: torch.Tensor
     boxes: torch.Tensor
     regions: torch.Tensor
+    pieces: torch.Tensor
 
 
 def draw_batch(seed: int, step: int, batch_size: int, prompts: int, parts_share: float) -> Batch:
     """Draw everything that one step sees; the same arguments give the same batch."""
-    images, coords, labels, targets, boxes, regions = [], [], [], [], [], []
+    images, coords, labels, targets, boxes, regions, pieces = [], [], [], [], [], [], []
     categories: tuple[str, ...] = ()
     if parts_share > 0:
         from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES
@@ -232,28 +242,76 @@ def draw_batch(seed: int, step: int, batch_size: int, prompts: int, parts_share:
         picture = part_picture(rng, categories, augment=True) if from_part else scene_picture(rng)
         images.append(torch.from_numpy(np.ascontiguousarray(picture.image)).permute(2, 0, 1))
         regions.append(torch.from_numpy(regions_of(picture)))
+        pieces.append(torch.from_numpy(components(picture.defect_mask)))
         for _ in range(prompts):
             target, points, kinds = draw_prompts(rng, picture)
             coords.append(torch.from_numpy(points))
             labels.append(torch.from_numpy(kinds))
-            small = cv2.resize(target.astype(np.float32), (LOGITS, LOGITS), interpolation=cv2.INTER_AREA)
-            targets.append(torch.from_numpy(small))
-            rows, columns = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
-            box = np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
-            extent = np.array([box[2] - box[0], box[3] - box[1]] * 2) + 1
-            jitter = np.clip(rng.normal(0, 0.1, 4) * extent, -20, 20)
-            boxes.append(torch.from_numpy(np.clip(box + jitter, 0, SIZE - 1).astype(np.float32)))
-    labels_tensor = torch.stack(labels)
-    used = int((labels_tensor != -1).sum(1).max())
-    used = min(used + int(np.random.default_rng((seed, step)).integers(0, 3)), 2 * MAX_POINTS)
+            small, box = small_and_box(target, rng)
+            targets.append(small)
+            boxes.append(box)
     return Batch(
         images=torch.stack(images).float(),
-        coords=torch.stack(coords)[:, :used],
-        labels=labels_tensor[:, :used],
+        coords=torch.stack(coords),
+        labels=torch.stack(labels),
         targets=torch.stack(targets),
         boxes=torch.stack(boxes),
         regions=torch.stack(regions),
+        pieces=torch.stack(pieces),
     )
+
+
+def small_and_box(target: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shrink a target ``(S, S)`` to the logits' size ``(s, s)``, and put a jittered box ``(4,)`` around it."""
+    small = cv2.resize(target.astype(np.float32), (LOGITS, LOGITS), interpolation=cv2.INTER_AREA)
+    rows, columns = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
+    box = np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+    extent = np.array([box[2] - box[0], box[3] - box[1]] * 2) + 1
+    jitter = np.clip(rng.normal(0, 0.1, 4) * extent, -20, 20)
+    return torch.from_numpy(small), torch.from_numpy(np.clip(box + jitter, 0, SIZE - 1).astype(np.float32))
+
+
+@torch.no_grad()
+def use_ppg(batch: Batch, features: torch.Tensor, localizer: Localizer, rng: np.random.Generator) -> float:
+    """Put PPG's points in the place of the second half of each picture's prompts, where they meet a defect.
+
+    Args:
+        batch (Batch): Changed in place. The target becomes the pieces of the defect that the positive points meet.
+        features (torch.Tensor): SAM's features ``(B, C, h, w)``.
+        localizer (Localizer): Gives the maps.
+        rng (np.random.Generator): Source of PPG's settings.
+
+    Returns:
+        float: Share of the pictures whose points met a defect.
+    """
+    maps, _ = localizer(batch.images / 255)
+    prompts = len(batch.coords) // len(batch.images)
+    met = 0
+    for number in range(prompts // 2, prompts):
+        generator = PointPromptGenerator(
+            SIZE,
+            min_score=0.3,
+            region_ratio=float(rng.choice([0.5, 0.7, 0.9])),
+            num_positives=int(rng.choice([1, 3, MAX_POINTS])),
+            num_negatives=int(rng.choice([0, 3, MAX_POINTS])),
+            interval=float(rng.choice([25, 50, 100])),
+            kernel_size=int(rng.choice([25, 51, 101])),
+        )
+        points = generator(maps, features.float())
+        for index, pieces in enumerate(batch.pieces.numpy()):
+            near = cv2.dilate(
+                pieces.astype(np.float32), np.ones((7, 7), np.uint8)
+            )  # a coarse map misses by some pixels
+            x, y = points.coords[index][points.labels[index] == 1].round().long().T.numpy()
+            target = np.isin(pieces, np.setdiff1d(near[y, x], [0]))
+            if not target.any():
+                continue
+            met += 1
+            row, count = index * prompts + number, points.coords.shape[1]
+            batch.coords[row], batch.labels[row] = 0, -1
+            batch.coords[row, :count], batch.labels[row, :count] = points.coords[index], points.labels[index]
+            batch.targets[row], batch.boxes[row] = small_and_box(target, rng)
+    return met / (len(batch.images) * (prompts - prompts // 2))
 
 
 # ---------------------------------------------------------------------------------------------------- losses
@@ -339,24 +397,38 @@ def chosen_mask(logits: torch.Tensor, predicted: torch.Tensor, multimask: torch.
 
 def batch_loss(
     sam,  # noqa: ANN001
+    head: nn.Module,
     batch: Batch,
     generator: torch.Generator,
     *,
     passes: int = 3,
     balance: float = 0.0,
+    localizer: Localizer | None = None,
+    bfloat16: bool = False,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of the cascade's first ``passes`` on a batch, with the figures to show."""
-    features = sam.image_encoder((batch.images - sam.pixel_mean) / sam.pixel_std)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        features = sam.image_encoder((batch.images - sam.pixel_mean) / sam.pixel_std)
+    features = features.float()
+    rng = np.random.default_rng(generator.initial_seed())
+    met = 0.0 if localizer is None else use_ppg(batch, features, localizer, rng)
+    # a random number of padding points: what they mean is learnt with the rest
+    used = min(int((batch.labels != -1).sum(1).max()) + int(rng.integers(0, 3)), 2 * MAX_POINTS)
+    coords, labels = batch.coords[:, :used], batch.labels[:, :used]
     number = len(batch.targets)
     repeated = features.repeat_interleave(number // len(features), dim=0)
     alike = feature_loss(features, batch.regions)
-    loss, figures = 0.3 * alike, {"alike": alike.item()}
+    # the defect at once from the features: it teaches the encoder faster than the decoder's masks do
+    defect = F.avg_pool2d((batch.pieces > 0).float(), SIZE // LOGITS)  # (B, s, s)
+    direct, _ = mask_losses(F.pixel_shuffle(head(features), LOGITS * PATCH // SIZE), defect, balance)
+    loss = 0.3 * alike + direct.mean()
+    figures = {"alike": alike.item(), "direct": direct.mean().item(), "met": met}
     mask, boxes = None, None
     for index in range(passes):
         if index == 2:
             drawn = torch.rand(number, 1, generator=generator) < 0.25
             boxes = torch.where(drawn, batch.boxes, boxes_of(mask, batch.boxes))
-        logits, predicted = decode(sam, repeated, batch.coords, batch.labels, boxes, mask)
+        logits, predicted = decode(sam, repeated, coords, labels, boxes, mask)
         part, iou = pass_loss(logits, predicted, batch.targets, balance)
         loss = loss + part
         figures |= {f"loss{index + 1}": part.item(), f"iou{index + 1}": iou.item()}
@@ -474,6 +546,52 @@ def set_start_values(sam) -> None:  # noqa: ANN001
         layer.cross_attn_image_to_token.out_proj.weight *= 4
 
 
+def load_localizer(path: Path) -> DenseLocalizer:
+    """The localizer of a trained demo CLIP, asked about a "part"."""
+    clip = build_clip("demo", quick_gelu=False)
+    clip.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    localizer = DenseLocalizer(clip, PromptEnsemble(), clip.visual.image_size[0]).requires_grad_(False)
+    localizer.set_class_name("part")
+    return localizer
+
+
+@torch.no_grad()
+def copy_encoder(sam, visual: nn.Module, seed: int) -> None:  # noqa: ANN001
+    """Give SAM's encoder the weights of CLIP's image tower.
+
+    Two things have no place in it and are made up for: CLIP's own normalisation of the image goes into the first
+    layer; so does ``ln_pre``, with the mean deviation of the tokens of some pictures in the place of each token's own.
+    What is left of the difference, the class token and the windows is for the training to mend.
+    """
+    encoder = sam.image_encoder
+    images = draw_batch(seed, 0, 8, 1, 0.5).images / 255  # (8, 3, S, S)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    weight = visual.conv1.weight  # (D, 3, p, p)
+    grid = SIZE // PATCH
+    position = visual.positional_embedding[1:].T.unflatten(1, tuple(visual.grid_size)).unsqueeze(0)
+    position = F.interpolate(position, (grid, grid), mode="bicubic", align_corners=False)  # (1, D, h, w)
+    tokens = F.conv2d((images - mean) / std, weight, stride=PATCH) + position
+    scale = (visual.ln_pre.weight / tokens.std(dim=1).mean()).view(-1, 1, 1)
+    own_mean, own_std = sam.pixel_mean / 255, sam.pixel_std / 255
+    shift = (weight * ((own_mean - mean) / std)).sum((1, 2, 3)).view(-1, 1, 1)
+    weight = weight * (own_std / std)
+    centred = [value - value.mean(axis, keepdim=True) for value, axis in ((weight, 0), (shift, 0), (position[0], 0))]
+    encoder.patch_embed.proj.weight.copy_(centred[0] * scale.unsqueeze(-1))
+    encoder.patch_embed.proj.bias.copy_((centred[1] * scale).flatten() + visual.ln_pre.bias)
+    encoder.pos_embed.copy_((centred[2] * scale).permute(1, 2, 0).unsqueeze(0))
+    for ours, theirs in zip(encoder.blocks, visual.transformer.resblocks, strict=True):
+        for mine, its in (
+            (ours.norm1, theirs.ln_1),
+            (ours.norm2, theirs.ln_2),
+            (ours.attn.proj, theirs.attn.out_proj),
+            (ours.mlp.lin1, theirs.mlp.c_fc),
+            (ours.mlp.lin2, theirs.mlp.c_proj),
+        ):
+            mine.load_state_dict(its.state_dict())
+        ours.attn.qkv.weight.copy_(theirs.attn.in_proj_weight)
+        ours.attn.qkv.bias.copy_(theirs.attn.in_proj_bias)
+
+
 def learning_rate(progress: float, warmup: float, peak: float) -> float:
     """Linear warm-up, then a cosine to zero; ``progress`` and ``warmup`` are shares of the run."""
     if progress < warmup:
@@ -486,9 +604,18 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     sam = build_sam("demo").train()
     set_start_values(sam)
+    if args.start:
+        start = {name: value.float() for name, value in load_file(args.start).items()}
+        own = sam.state_dict()  # an encoder of another size begins anew
+        sam.load_state_dict({n: v for n, v in start.items() if n in own and v.shape == own[n].shape}, strict=False)
+    if args.encoder_from:
+        copy_encoder(sam, load_localizer(args.encoder_from).clip.visual, args.seed)
+    localizer = load_localizer(args.localizer) if args.localizer else None
+    head = nn.Conv2d(sam.mask_decoder.transformer_dim, (LOGITS * PATCH // SIZE) ** 2, 1)
     average = copy.deepcopy(sam).eval().requires_grad_(False)
-    decayed = [p for p in sam.parameters() if p.ndim >= 2 and p.shape[0] > 1]
-    others = [p for p in sam.parameters() if not (p.ndim >= 2 and p.shape[0] > 1)]
+    trained = [*sam.parameters(), *head.parameters()]
+    decayed = [p for p in trained if p.ndim >= 2 and p.shape[0] > 1]
+    others = [p for p in trained if not (p.ndim >= 2 and p.shape[0] > 1)]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
         lr=args.lr,
@@ -501,6 +628,7 @@ def train(args: argparse.Namespace) -> None:
         state = torch.load(path, weights_only=True)
         sam.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
+        head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["seconds"]
         print(f"goes on at step {step} after {spent / 60:.1f} minutes", flush=True)
@@ -518,6 +646,7 @@ def train(args: argparse.Namespace) -> None:
 
     def save() -> None:
         state = {"model": sam.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        state["head"] = head.state_dict()
         save_atomically({**state, "step": step, "seconds": spent}, path)
         export(average, args.output)
 
@@ -534,13 +663,22 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = learning_rate(progress, args.warmup, args.lr)
         batch = draw_batch(args.seed, step, args.batch_size, args.prompts, parts_share)
         # the first pass alone teaches the encoder as much as all three, at two thirds of the cost
-        early = max(0.0, 1 - progress / args.early)
+        early = max(0.0, 1 - progress / args.early) if args.early else 0.0
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         passes = 1 if step % (4 if early > 0 else 2) else 3
-        loss, figures = batch_loss(sam, batch, generator, passes=passes, balance=min(0.5, early))
+        loss, figures = batch_loss(
+            sam,
+            head,
+            batch,
+            generator,
+            passes=passes,
+            balance=min(0.5, early),
+            localizer=localizer,
+            bfloat16=args.bfloat16,
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         step += 1
         decay = min(0.997, (1 + step) / (10 + step))
@@ -567,7 +705,7 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "anomalib_clipsam" / "demo" / "sam.safetensors")
+    parser.add_argument("--output", type=Path, default=DEMO / "sam.safetensors")
     parser.add_argument("--work-dir", type=Path, default=ROOT / ".demo_training", help="checkpoint of the training")
     parser.add_argument("--steps", type=int, default=3000, help="length of the training; the learning rate follows it")
     parser.add_argument(
@@ -590,6 +728,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--monitor-every", type=int, default=200, help="steps between two looks at held-back scenes")
+    parser.add_argument("--start", type=Path, help="finished weights to begin from")
+    parser.add_argument("--encoder-from", type=Path, help="weights of a demo CLIP that the encoder begins as")
+    parser.add_argument("--localizer", type=Path, help="weights of a demo CLIP whose maps give half of the prompts")
+    parser.add_argument("--bfloat16", action="store_true", help="run the encoder in bfloat16")
     parser.add_argument("--restart", action="store_true", help="ignore the checkpoint")
     parser.add_argument("--evaluate", action="store_true", help="print the figures of --output instead of training")
     parser.add_argument("--pictures", type=int, default=96, help="pictures of each kind for --evaluate")
@@ -597,8 +739,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     if args.evaluate:
-        from safetensors.torch import load_file
-
         sam = build_sam("demo")
         sam.load_state_dict({name: value.float() for name, value in load_file(args.output).items()})
         evaluate(sam, args.pictures)

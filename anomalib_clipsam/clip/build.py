@@ -55,6 +55,34 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     return open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
 
 
+def find_clip_architecture(shapes: dict[str, tuple[int, ...] | str]) -> str | None:
+    """Find the architecture whose state dict has these entries.
+
+    Args:
+        shapes (dict[str, tuple[int, ...] | str]): Shape of every entry; a text for what is no tensor.
+
+    Returns:
+        str | None: ``"demo"`` or a name of open_clip, or ``None`` if none fits.
+    """
+    import open_clip
+
+    patches, projection = shapes.get("visual.conv1.weight", ()), shapes.get("text_projection", ())
+    for name in ("demo", *open_clip.list_models()):
+        config = DEMO_CONFIG if name == "demo" else open_clip.get_model_config(name)
+        vision = config.get("vision_cfg", {})
+        # what is read off at once rules most of them out
+        if (vision.get("width", 768), config["embed_dim"]) != (*patches[:1], *projection[1:]):
+            continue
+        try:
+            with torch.device("meta"):  # no memory, no random numbers
+                state_dict = build_clip(name, quick_gelu=False).state_dict()
+        except ValueError:  # no plain ViT
+            continue
+        if shapes == {key: tuple(value.shape) for key, value in state_dict.items()}:
+            return name
+    return None
+
+
 @torch.no_grad()
 def encode_ensemble(clip: CLIP, ensemble: PromptEnsemble, class_name: str) -> torch.Tensor:
     """Encode the sentences about a normal and an abnormal part, each to one direction.
@@ -66,12 +94,23 @@ def encode_ensemble(clip: CLIP, ensemble: PromptEnsemble, class_name: str) -> to
 
     Returns:
         torch.Tensor: ``(2, C)``, normal and abnormal: the normalised mean of the normalised sentence embeddings.
+
+    Raises:
+        ValueError: If a sentence is longer than CLIP reads; its end, the state of the part perhaps, would be cut off.
     """
     from open_clip.tokenizer import tokenize
 
     device = clip.token_embedding.weight.device
     directions = []
     for sentences in ensemble.sentences(class_name):
-        embeddings = clip.encode_text(tokenize(sentences, context_length=clip.context_length).to(device))
+        tokens = tokenize(sentences, context_length=clip.context_length + 1)  # the last one is 0 where a sentence fits
+        if tokens[:, -1].any():
+            longest = max(sentences, key=len)
+            msg = (
+                f"A text prompt has more than the {clip.context_length} tokens that CLIP reads: '{longest[:80]}...'. "
+                "Shorten the class name or the prompts."
+            )
+            raise ValueError(msg)
+        embeddings = clip.encode_text(tokens[:, :-1].to(device))
         directions.append(F.normalize(F.normalize(embeddings, dim=-1).mean(dim=0), dim=-1))
     return torch.stack(directions)

@@ -111,12 +111,32 @@ class Localizer(nn.Module, ABC):
         Args:
             class_name (str): Name of the part, as it stands in the text prompts.
         """
-        if class_name == self.class_name:
-            return
+        if class_name != self.class_name:
+            self._use_text(self.text_of(class_name))
+            self.class_name = class_name
+
+    def text_of(self, class_name: str) -> torch.Tensor:
+        """Give the text directions of a class name, encoded when they are first asked for.
+
+        Args:
+            class_name (str): Name of the part.
+
+        Returns:
+            torch.Tensor: ``(2, C)``, normal and abnormal, on the CPU.
+        """
         if class_name not in self._text_of:
             self._text_of[class_name] = self._encode_text(class_name).cpu()
-        self._use_text(self._text_of[class_name])
-        self.class_name = class_name
+        return self._text_of[class_name]
+
+    def restore_text(self, class_name: str, text: torch.Tensor) -> None:
+        """Take text directions over from a checkpoint, in place of encoding them.
+
+        Args:
+            class_name (str): Name of the part.
+            text (torch.Tensor): What :meth:`text_of` gave, for the same weights and ensemble.
+        """
+        self._text_of[class_name] = text
+        self.class_name = None
 
     @abstractmethod
     def _encode_text(self, class_name: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -43,6 +44,23 @@ def build_sam(architecture: str) -> Sam:
     from segment_anything import sam_model_registry
 
     return sam_model_registry[architecture]()
+
+
+def find_sam_architecture(shapes: dict[str, tuple[int, ...] | str]) -> str | None:
+    """Find the architecture whose state dict has these entries.
+
+    Args:
+        shapes (dict[str, tuple[int, ...] | str]): Shape of every entry; a text for what is no tensor.
+
+    Returns:
+        str | None: One of :data:`SAM_ARCHITECTURES`, or ``None`` if none fits.
+    """
+    for name in SAM_ARCHITECTURES:
+        with torch.device("meta"):  # no memory, no random numbers
+            state_dict = build_sam(name).state_dict()
+        if shapes == {key: tuple(value.shape) for key, value in state_dict.items()}:
+            return name
+    return None
 
 
 def _build_demo_sam() -> Sam:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,13 @@ def random_demo(clip: CLIP, sam: Sam, tmp_path_factory: pytest.TempPathFactory) 
 def _random_weights(random_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load those in the place of the carried ones."""
     monkeypatch.setattr(weights, "_DEMO", random_demo)
+    rows = {}
+    for role in ("clip", "sam"):
+        row = getattr(weights.WEIGHTS["demo"], role)
+        file = random_demo / row.sources[0].filename
+        source = replace(row.sources[0], size=file.stat().st_size, sha256=weights.hash_file(file))
+        rows[role] = replace(row, sources=(source,))
+    monkeypatch.setitem(weights.WEIGHTS, "demo", replace(weights.WEIGHTS["demo"], **rows))
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +339,67 @@ def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prom
     restored.load_state_dict(written["state_dict"], strict=True)
     for ours, right in zip(restored(image), expected, strict=True):
         assert torch.equal(ours, right)
+
+
+def test_checkpoint_names_and_hashes_the_frozen_weights(model: ClipSam) -> None:
+    saved = checkpoint_of(model)["clip_sam"]
+    assert {part: entry["name"] for part, entry in saved["weights"].items()} == {
+        "localizer": "clip_demo",
+        "sam": "sam_demo",
+    }
+    assert all(len(entry["sha256"]) == 64 for entry in saved["weights"].values())
+    assert saved["text"].shape == (2, 96)
+
+
+def test_text_is_not_encoded_again(model: ClipSam, prompts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_about(model, "bolt")
+    checkpoint = checkpoint_of(model)
+    restored = ClipSam("demo", prompts=prompts, **FAST).eval()
+    other_prompts = ClipSam("demo", **FAST).eval()
+    for loaded in (restored, other_prompts):
+        loaded.on_load_checkpoint(dict(checkpoint))
+    monkeypatch.setattr("anomalib_clipsam.clip.localizer.encode_ensemble", lambda *_: 1 / 0)
+    image = torch.rand(1, 3, 40, 40)
+    restored(image)
+    assert torch.equal(restored.model.localizer.text, checkpoint["clip_sam"]["text"])
+    with pytest.raises(ZeroDivisionError):  # another ensemble has other embeddings
+        other_prompts(image)
+
+
+@pytest.mark.parametrize("part", ["localizer", "sam"])
+def test_other_frozen_weights_are_refused(model: ClipSam, prompts: str, part: str) -> None:
+    checkpoint = checkpoint_of(model)
+    other = ClipSam("demo", prompts=prompts, **FAST)
+    parameter = next((other.model.localizer if part == "localizer" else other.model.sam).parameters())
+    parameter.view(-1)[0] += 1e-3
+    name = {"localizer": "clip_demo", "sam": "sam_demo"}[part]
+    sha256 = checkpoint["clip_sam"]["weights"][part]["sha256"]
+    message = (
+        rf"made with other weights of the {part}: {name} \(SHA-256 of the values {sha256}\), and this model has {name}"
+    )
+    with pytest.raises(ValueError, match=message):
+        other.on_load_checkpoint(checkpoint)
+
+
+def test_same_weights_from_another_file(model: ClipSam, prompts: str, sam: Sam, tmp_path: Path) -> None:
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    other = ClipSam("demo", prompts=prompts, sam_weights=str(tmp_path / "sam.pth"), **FAST)
+    assert other.frozen_weights()["sam"]["name"] == str(tmp_path / "sam.pth")
+    other.on_load_checkpoint(checkpoint_of(model))
+
+
+def test_checkpoint_without_sam_fits_a_model_with_it(model: ClipSam, prompts: str) -> None:
+    plain = ClipSam("demo", prompts=prompts, refine=False, **FAST)
+    assert plain.frozen_weights().keys() == {"localizer"}
+    model.on_load_checkpoint(checkpoint_of(plain))
+    plain.on_load_checkpoint(checkpoint_of(model))
+
+
+def test_checkpoint_of_another_model(model: ClipSam) -> None:
+    checkpoint = checkpoint_of(model)
+    del checkpoint["clip_sam"]
+    with pytest.raises(ValueError, match=r"The checkpoint is not one of ClipSam\. Give the model"):
+        model.on_load_checkpoint(checkpoint)
 
 
 def test_state_dict_itself_is_complete(model: ClipSam) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,15 @@ from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import (
     WEIGHTS,
     WEIGHTS_VARIABLE,
+    Source,
     WeightFile,
+    all_rows,
     explicit_file,
+    find,
     find_sam,
     get_weights,
+    hash_file,
+    hash_tensors,
     load_clip,
     load_sam,
     locate,
@@ -79,43 +85,56 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor] = STA
 
 
 @pytest.mark.parametrize(
-    ("name", "filename", "sha256", "size"),
+    ("name", "filename", "size", "sha256"),
     [
         (
             "vit_b",
             "sam_vit_b_01ec64.pth",
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
             375_042_383,
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         ),
-        ("vit_l", "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
+        (
+            "vit_l",
+            "sam_vit_l_0b3195.pth",
+            1_249_524_607,
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        ),
         (
             "vit_h",
             "sam_vit_h_4b8939.pth",
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
             2_564_550_879,
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         ),
     ],
 )
-def test_published_sam(name: str, filename: str, sha256: str, size: int | None) -> None:
+def test_published_sam(name: str, filename: str, size: int, sha256: str) -> None:
     row = get_weights(name).sam
-    assert row.architecture == name
-    assert row.sha256 == sha256
+    assert (row.name, row.role, row.architecture) == (f"sam_{name}", "SAM", name)
     assert row.licence == "Apache-2.0"
     assert row.image_size == 1024
-    assert row.filename == filename
-    assert row.url.endswith(f"/segment_anything/{row.filename}")
-    if size is not None:
-        assert row.size == size
+    assert {(source.filename, source.size, source.sha256) for source in row.sources} == {(filename, size, sha256)}
+    hub, url = row.sources
+    assert hub.address.endswith(f"/ybelkada/segment-anything/resolve/{hub.revision}/checkpoints/{filename}")
+    assert url.address == f"https://dl.fbaipublicfiles.com/segment_anything/{filename}"
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_published_clip(name: str) -> None:
     pair = get_weights(name)
-    assert pair.clip.architecture == "ViT-L-14-336"
-    assert pair.clip.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+    assert (pair.clip.role, pair.clip.architecture, pair.clip.licence) == ("CLIP", "ViT-L-14-336", "MIT")
     assert pair.clip.quick_gelu
-    assert pair.clip.licence == "MIT"
     assert pair.clip.image_size == pair.map_size == 518
+    hub, url = pair.clip.sources
+    assert hub.address.endswith(f"/{hub.repository}/resolve/{hub.revision}/open_clip_model.safetensors")
+    assert url.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+    assert url.sha256 in url.address
+
+
+def test_hub_revisions_are_commits() -> None:
+    """A branch could be moved to other weights."""
+    sources = [source for row in all_rows().values() for source in row.sources]
+    assert all(len(source.sha256) == 64 and source.size > 0 for source in sources)
+    assert all(len(source.revision) == 40 for source in sources if source.repository)
 
 
 def test_demo_is_carried_and_small() -> None:
@@ -124,6 +143,9 @@ def test_demo_is_carried_and_small() -> None:
     assert all(file.is_file() for file in files)
     assert sum(file.stat().st_size for file in files) < 15e6
     assert not pair.clip.quick_gelu
+    for row, file in zip((pair.clip, pair.sam), files, strict=True):
+        (source,) = row.sources
+        assert (source.size, source.sha256) == (file.stat().st_size, hash_file(file))
 
 
 @pytest.mark.parametrize("name", ["", "vit_t", "DEMO"])
@@ -164,7 +186,7 @@ def test_torchscript_is_opened_only_when_its_hash_is_known(tmp_path: Path, monke
         ValueError, match=r"a\.pt cannot be read: it is a TorchScript archive, and not the one that OpenAI"
     ):
         read_state_dict(path)
-    monkeypatch.setattr(weights, "_OPENAI_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(weights, "_OPENAI", replace(weights._OPENAI, sha256=hash_file(path)))
     assert same(read_state_dict(path))
 
 
@@ -218,7 +240,7 @@ def test_pickle_with_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
 def small_clip(monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     """Make the demo's architecture a very small one; its row."""
     monkeypatch.setattr("anomalib_clipsam.clip.build.DEMO_CONFIG", SMALL_CLIP)
-    return WeightFile("demo", 32, "clip.pt", 0, "MIT", quick_gelu=True)
+    return WeightFile("small", "CLIP", "demo", 32, "MIT", (), quick_gelu=True)
 
 
 def written(state_dict: dict[str, torch.Tensor], form: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -232,7 +254,7 @@ def written(state_dict: dict[str, torch.Tensor], form: str, folder: Path, monkey
     if form == "OpenAI":
         sizes = {"input_resolution": 32, "context_length": 8, "vocab_size": 50}
         torchscript({**state_dict, **{key: torch.tensor(value) for key, value in sizes.items()}}, path)
-        monkeypatch.setattr(weights, "_OPENAI_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        monkeypatch.setattr(weights, "_OPENAI", replace(weights._OPENAI, sha256=hash_file(path)))
     else:
         torch.save({"state_dict": state_dict} if form == "open_clip" else state_dict, path)
     return str(path)
@@ -325,6 +347,32 @@ def test_weights_of_another_model(sam, tmp_path: Path) -> None:
         load_clip(get_weights("demo").clip, str(tmp_path / "encoder.pth"))
 
 
+def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> None:
+    demo = get_weights("demo")
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    torch.save(clip.state_dict(), tmp_path / "clip.pth")
+    small = replace(demo.clip, architecture="ViT-B-32")
+    for load, row, file, name in (
+        (load_clip, small, "clip.pth", "clip_architecture='demo'"),
+        (load_clip, demo.clip, "sam.pth", "sam_architecture='demo'"),
+        (load_sam, demo.sam, "clip.pth", "clip_architecture='demo'"),
+    ):
+        with pytest.raises(ValueError, match=rf"{file} does not fit .* It fits {name}\."):
+            load(row, str(tmp_path / file))
+
+
+def test_hash_is_of_names_shapes_and_values_alone(sam, tmp_path: Path) -> None:
+    save_file(sam.state_dict(), tmp_path / "sam.safetensors")
+    other_order = dict(reversed(load_sam(find_sam("demo"), str(tmp_path / "sam.safetensors")).state_dict().items()))
+    assert hash_tensors(other_order) == hash_tensors(sam.state_dict())
+    key = "mask_decoder.iou_token.weight"
+    changed = {**other_order, key: other_order[key].clone()}
+    changed[key][0, 0] += 1e-6
+    renamed = {**other_order, "more": other_order.pop(key)}
+    hashes = {hash_tensors(tensors) for tensors in (sam.state_dict(), changed, renamed, other_order)}
+    assert len(hashes) == 4
+
+
 @pytest.mark.parametrize("name", ["nothing.pth", "."])
 def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("a silent download"))
@@ -341,79 +389,89 @@ def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: p
 
 # ---------------------------------------------------------------- finding files
 
-ROW = WeightFile("vit_b", 1024, "some.pth", 0, "MIT", "https://example.invalid/some.pth", "0123abcd" * 8)
+ROW = WeightFile(
+    "some",
+    "SAM",
+    "vit_b",
+    1024,
+    "MIT",
+    (
+        Source("some.safetensors", 7, "", repository="owner/name", revision="0" * 40, path="folder/model.safetensors"),
+        Source("some.pth", 7, "", url="https://example.invalid/some.pth"),
+    ),
+)
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub folder of its own, not yet made, no folder named in the environment, and no network."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Empty places to look in, by what they are, in the order in which they are looked in; downloads fail a test."""
+    places = {"own": tmp_path / "own", "anomalib": tmp_path / "anomalib" / "clip_sam", "hub": tmp_path / "hub"}
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_args, **_kwargs: pytest.fail("a download"))
-    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
-    return tmp_path / "hub" / "checkpoints"
+    monkeypatch.setattr(weights, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(places["hub"]))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(places["own"]))
+    return places
 
 
-def test_folder_of_the_variable_comes_first(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "own"
-    for folder in (own, hub):
-        folder.mkdir(parents=True)
-        (folder / "some.pth").touch()
-    assert locate(ROW) == hub / "some.pth"
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(own))
-    assert locate(ROW) == own / "some.pth"
-    (own / "some.pth").unlink()
-    assert locate(ROW) == hub / "some.pth"
+def cached(hub: Path) -> Path:
+    """Where the cache of the hub would have :data:`ROW`'s file."""
+    return hub / "models--owner--name" / "snapshots" / ("0" * 40) / "folder" / "model.safetensors"
+
+
+def written_row(path: Path, content: bytes = b"weights") -> WeightFile:
+    """Write a file; :data:`ROW` with the size and hash of ``b"weights"``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    sound = hashlib.sha256(b"weights").hexdigest()
+    return replace(ROW, sources=tuple(replace(source, sha256=sound) for source in ROW.sources))
+
+
+def test_order_of_places(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the variable, anomalib's folder, the hub's cache; the first source first within a folder."""
+    files = [
+        *(places[name] / filename for name in ("own", "anomalib") for filename in ("some.safetensors", "some.pth")),
+        cached(places["hub"]),
+    ]
+    for file in files:
+        row = written_row(file)
+    for file in files:
+        assert find(row)[0] == locate(row) == file
+        file.unlink()
+    assert find(row) is None
+    written_row(files[0])
     monkeypatch.setenv(WEIGHTS_VARIABLE, "")
-    assert locate(ROW) == hub / "some.pth"
+    assert find(row) is None
 
 
-def test_carried_file_is_never_looked_for_elsewhere(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_carried_file_is_never_looked_for_elsewhere(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     (tmp_path / "sam.safetensors").touch()
     assert locate(find_sam("demo")) == Path(weights.__file__).parent / "demo" / "sam.safetensors"
 
 
-@pytest.mark.parametrize("with_variable", [False, True])
-def test_download_goes_to_the_hub_folder_with_its_hash(
-    hub: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    with_variable: bool,
-) -> None:
-    if with_variable:
-        monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "own"))
-    calls = []
-
-    def download(url: str, to: str, hash_prefix: str | None = None, progress: bool = True) -> None:
-        calls.append((url, to, hash_prefix, progress))
-        Path(to).write_bytes(b"weights")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    for _ in range(2):  # the second time it is there
-        assert locate(ROW) == hub / "some.pth"
-    assert calls == [(ROW.url, str(hub / "some.pth"), ROW.sha256, True)]
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"short", "5 bytes, not 7"), (b"WEIGHTS", f"SHA-256 {hashlib.sha256(b'WEIGHTS').hexdigest()}")],
+)
+@pytest.mark.parametrize("place", ["own", "anomalib", "hub"])
+def test_damaged_file_is_refused_and_named(places: dict[str, Path], place: str, content: bytes, reason: str) -> None:
+    path = cached(places["hub"]) if place == "hub" else places[place] / "some.pth"
+    row = written_row(path, content)
+    with pytest.raises(ValueError, match=f"{path} is damaged or another file: it has {reason}.* Delete it, then fetch"):
+        locate(row)
+    assert path.read_bytes() == content  # it is the user's to delete
 
 
-@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("invalid hash value")])
-def test_failed_download_says_what_to_bring(
-    hub: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-) -> None:
-    def fail(*_args: object, **_kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "own"))
-    with pytest.raises(FileNotFoundError) as caught:
-        locate(ROW)
-    for part in (str(tmp_path / "own"), str(hub), ROW.url, ROW.sha256, str(error), WEIGHTS_VARIABLE, "weights='demo'"):
-        assert part in str(caught.value)
-    assert list(hub.iterdir()) == []
+def test_damaged_package(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_DEMO", tmp_path)
+    (tmp_path / "sam.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"is damaged: it has 5 bytes.* Install anomalib_clipsam again"):
+        locate(find_sam("demo"))
 
 
-def test_hub_folder_that_cannot_be_made(hub: Path, tmp_path: Path) -> None:
-    (tmp_path / "hub").write_text("a file where a folder should be")
-    with pytest.raises(FileNotFoundError, match=f"Bring the file .* set {WEIGHTS_VARIABLE}"):
+def test_folder_that_cannot_be_made(places: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "anomalib").write_text("a file where a folder should be")
+    with pytest.raises(FileNotFoundError, match=f"some are neither in .* Bring .* set {WEIGHTS_VARIABLE}"):
         locate(ROW)

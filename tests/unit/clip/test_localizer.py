@@ -288,6 +288,14 @@ def test_text_is_encoded_once_per_class_name(clip: CLIP, ensemble: PromptEnsembl
     torch.testing.assert_close(second, encode_ensemble(clip, ensemble, "bolt"))
 
 
+def test_text_is_never_cut(clip: CLIP) -> None:
+    """A sentence may fill CLIP's 77 tokens, of which two are its start and end, and no more."""
+    ensemble = PromptEnsemble(normal=("{}",), abnormal=("broken {}",), templates=("{}",))
+    assert encode_ensemble(clip, ensemble, "nut " * 74).shape == (2, EMBED)
+    with pytest.raises(ValueError, match=r"more than the 77 tokens that CLIP reads: 'broken nut .*'\. Shorten"):
+        encode_ensemble(clip, ensemble, "nut " * 75)
+
+
 def test_state_dict_holds_clip_only(clip: CLIP, ensemble: PromptEnsemble) -> None:
     localizer = DenseLocalizer(clip, ensemble, 64)
     localizer.set_class_name("nut")

@@ -1,0 +1,313 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Fetch, verify and go offline: the stories of the weights, with a server on loopback in the place of the network."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from anomalib_clipsam import ClipSam, weights
+from anomalib_clipsam.cli import main
+from anomalib_clipsam.weights import WEIGHTS_VARIABLE, Source, WeightFile, fetch, get_weights, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONTENT = bytes(range(256)) * 4096
+"""What is served: 1 MiB."""
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+"""Variables that would keep a request from loopback."""
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves files at ``/HOW/...``: ``good``, ``wrong``, ``cut``, ``silent``, ``slow`` and, for all else, 404."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"some.bin": CONTENT}
+        self.requests: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """Address of the root."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers a request as the first part of its path says."""
+
+    def do_GET(self) -> None:  # the name that http.server asks for
+        self.server.requests.append(self.path)
+        _, how, *_, name = self.path.split("/")
+        content = self.server.files.get(name, b"")
+        if how not in ("good", "wrong", "cut", "silent", "slow"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        half = len(content) // 2
+        if how == "wrong":
+            content = content[:-1] + b"?"
+        self.wfile.write(content[:half])
+        if how == "cut":
+            return
+        if how == "silent":
+            time.sleep(2)
+        if how == "slow":
+            time.sleep(5)
+        self.wfile.write(content[half:])
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server on loopback."""
+    server = Server()
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that hangs up is part of the play
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of anomalib's for pretrained weights, not yet made, on a machine that has no others, online."""
+    monkeypatch.setattr(weights, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for name in (*OFFLINE, WEIGHTS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "anomalib" / "clip_sam"
+
+
+def row_at(*addresses: str) -> WeightFile:
+    """A row of the table with :data:`CONTENT` at these addresses."""
+    sources = tuple(Source("some.bin", len(CONTENT), SHA256, url=address) for address in addresses)
+    return WeightFile("some", "SAM", "vit_b", 1024, "MIT", sources)
+
+
+def left_in(folder: Path) -> list[str]:
+    """What is in a folder beside locks."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_fetched_once(server: Server, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = row_at(f"{server.url}/good/some.bin")
+    for _ in range(2):
+        assert locate(row).read_bytes() == CONTENT
+    assert locate(row) == folder / "some.bin"
+    assert server.requests == ["/good/some.bin"]
+    assert left_in(folder) == ["some.bin"]
+    assert "1.00M/1.00M" in capsys.readouterr().err  # the progress bar
+
+
+def test_hub_is_asked_for_the_pinned_commit(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = f"{server.url}/good/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    commit = "0123456789" * 4
+    source = Source("own.bin", len(CONTENT), SHA256, repository="owner/name", revision=commit, path="deep/some.bin")
+    assert locate(replace(row_at(), sources=(source,))) == folder / "own.bin"
+    assert server.requests == [f"/good/owner/name/resolve/{commit}/deep/some.bin"]
+
+
+@pytest.mark.parametrize("how", ["gone", "wrong", "cut"])
+def test_second_source_when_the_first_fails(server: Server, folder: Path, how: str) -> None:
+    row = row_at(f"{server.url}/{how}/some.bin", f"{server.url}/good/some.bin")
+    assert locate(row).read_bytes() == CONTENT
+    assert server.requests == [f"/{how}/some.bin", "/good/some.bin"]
+    assert left_in(folder) == ["some.bin"]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("gone", "HTTP Error 404: Not Found"),
+        ("wrong", "invalid hash value"),
+        ("cut", "invalid hash value"),
+        ("silent", "timed out"),
+        ("full", "GB left, and the file has 0.00 GB"),
+        ("offline", "not tried, because HF_HUB_OFFLINE is set"),
+        ("nobody", "Connection refused"),
+    ],
+)
+def test_failure_says_why_and_leaves_nothing(
+    server: Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(weights, "STALLED_AFTER", 0.5)
+    address = f"{server.url}/{how if how in ('wrong', 'cut', 'silent', 'gone') else 'good'}/some.bin"
+    if how == "full":
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    if how == "offline":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if how == "nobody":
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(FileNotFoundError) as caught:
+        locate(row_at(address))
+    for part in (reason, address, SHA256, f"{len(CONTENT):,} bytes", str(folder), "not set", "weights='demo'"):
+        assert part in str(caught.value)
+    assert left_in(folder) == []
+    assert server.requests == ([] if how in ("full", "offline", "nobody") else [f"/{how}/some.bin"])
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from anomalib_clipsam.weights import Source, WeightFile, fetch
+address, size, sha256, folder = sys.argv[1:]
+source = Source("some.bin", int(size), sha256, url=address)
+print(fetch(WeightFile("some", "SAM", "vit_b", 1024, "MIT", (source,)), Path(folder)))
+"""
+
+
+def start_fetch(address: str, folder: Path) -> subprocess.Popen:
+    """Fetch in a process of its own."""
+    command = [sys.executable, "-c", FETCH, address, str(len(CONTENT)), SHA256, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_request(server: Server, process: subprocess.Popen) -> None:
+    """Wait until a download has begun."""
+    while not server.requests:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(server: Server, folder: Path) -> None:
+    """One fetches, the other waits for it."""
+    processes = [start_fetch(f"{server.url}/slow/some.bin", folder) for _ in range(2)]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [out for out, _ in outputs] == [f"{folder / 'some.bin'}\n"] * 2, outputs
+    assert server.requests == ["/slow/some.bin"]
+    assert left_in(folder) == ["some.bin"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_interrupted_download(server: Server, folder: Path) -> None:
+    """What a killed process leaves is not taken for the file, and the next one fetches it."""
+    process = start_fetch(f"{server.url}/slow/some.bin", folder)
+    wait_for_request(server, process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "some.bin").exists()
+    assert fetch(row_at(f"{server.url}/good/some.bin"), folder).read_bytes() == CONTENT
+
+
+# ---------------------------------------------------------------- the whole way, with weights of the demo's size
+
+
+@pytest.fixture
+def published(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Weights that the server has, under a name of the table."""
+    pair = get_weights("demo")
+    rows = []
+    for row in (pair.clip, pair.sam):
+        (source,) = row.sources
+        name = f"published_{source.filename}"
+        server.files[name] = locate(row).read_bytes()
+        source = replace(source, filename=name, url=f"{server.url}/good/{name}")
+        rows.append(replace(row, name=f"published_{row.role.lower()}", sources=(source,)))
+    monkeypatch.setitem(weights.WEIGHTS, "published", replace(pair, clip=rows[0], sam=rows[1]))
+    return "published"
+
+
+def test_model_fetches_what_it_needs_once(server: Server, folder: Path, published: str) -> None:
+    image = torch.rand(1, 3, 80, 100)
+    expected = ClipSam("demo", class_name="part").eval()(image)
+    for _ in range(2):
+        found = ClipSam(published, class_name="part").eval()(image)
+        assert torch.equal(found.anomaly_map, expected.anomaly_map)
+    assert len(server.requests) == 2
+
+
+def test_without_sam_only_clip_is_fetched(server: Server, folder: Path, published: str) -> None:
+    ClipSam(published, refine=False)
+    assert server.requests == ["/good/published_clip.safetensors"]
+
+
+def test_folder_prepared_for_a_machine_without_network(
+    server: Server,
+    folder: Path,
+    published: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["weights", "fetch", published, "--to", str(tmp_path / "stick")])
+    assert f"set {WEIGHTS_VARIABLE} to the folder" in capsys.readouterr().out
+    assert sorted(left_in(tmp_path / "stick")) == ["published_clip.safetensors", "published_sam.safetensors"]
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="not tried, because HF_HUB_OFFLINE is set"):
+        ClipSam(published)
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "stick"))
+    ClipSam(published)
+    main(["weights", "list"])
+    assert str(tmp_path / "stick" / "published_sam.safetensors") in capsys.readouterr().out
+    assert not folder.exists() or left_in(folder) == []
+
+
+def test_fetch_copies_what_is_here(server: Server, folder: Path, published: str, tmp_path: Path) -> None:
+    main(["weights", "fetch", published])
+    requests = list(server.requests)
+    main(["weights", "fetch", "published_sam", "--to", str(tmp_path / "stick")])
+    assert left_in(tmp_path / "stick") == ["published_sam.safetensors"]
+    assert server.requests == requests
+
+
+def test_verify_names_what_is_damaged(
+    server: Server, folder: Path, published: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["weights", "fetch", published])
+    main(["weights", "verify"])
+    out = capsys.readouterr().out
+    assert f"published_sam: sound, {folder / 'published_sam.safetensors'}" in out
+    assert "sam_vit_b: not here" in out
+
+    path = folder / "published_sam.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as raised:
+        main(["weights", "verify"])
+    assert raised.value.code == 1
+    out = capsys.readouterr().out
+    assert f"published_sam: {path} is damaged or another file" in out
+    assert "published_clip: sound" in out
+    with pytest.raises(ValueError, match="is damaged or another file"):
+        ClipSam(published)
+
+
+def test_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["weights", "fetch", "vit_t"])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "anomalib-clipsam weights fetch: Unknown weights 'vit_t'. Choose of vit_h"
+    )
