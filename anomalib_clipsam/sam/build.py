@@ -39,11 +39,13 @@ def build_sam(architecture: str) -> Sam:
     if architecture not in SAM_ARCHITECTURES:
         msg = f"Unknown SAM architecture '{architecture}'. Choose one of {', '.join(SAM_ARCHITECTURES)}."
         raise ValueError(msg)
-    if architecture == "demo":
-        return _build_demo_sam()
     from segment_anything import sam_model_registry
 
-    return sam_model_registry[architecture]()
+    from anomalib_clipsam.sam.encoder import make_lean
+
+    sam = _build_demo_sam() if architecture == "demo" else sam_model_registry[architecture]()
+    make_lean(sam.image_encoder)
+    return sam
 
 
 def find_sam_architecture(shapes: dict[str, tuple[int, ...] | str]) -> str | None:
