@@ -46,8 +46,10 @@ from anomalib_clipsam.clip import (
 )
 from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.hashing import hash_tensors
 from anomalib_clipsam.pictures import PictureCheck
 from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.predictions import PredictionStore
 from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.torch_model import ClipSamModel
 from anomalib_clipsam.weights import (
@@ -55,14 +57,13 @@ from anomalib_clipsam.weights import (
     explicit_file,
     find_sam,
     get_weights,
-    hash_tensors,
     load_clip,
     load_sam,
     read_state_dict,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from anomalib.data import Batch
     from lightning.pytorch import Callback
@@ -125,6 +126,8 @@ class ClipSam(AnomalibModule):
             ``"mask"``.
         passes (int): CPS: 3, or fewer for an ablation. Defaults to ``3``.
         fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.3``.
+        reuse_predictions (bool): Whether a test pass takes over what the validation pass before it has predicted for
+            the same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
@@ -170,6 +173,7 @@ class ClipSam(AnomalibModule):
         box: str = "mask",
         passes: int = 3,
         fusion_weight: float = 0.3,
+        reuse_predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -196,6 +200,7 @@ class ClipSam(AnomalibModule):
         )
         self.class_name = class_name
         self._restored_class_name: str | None = None
+        self._validated = PredictionStore() if reuse_predictions else None
         ensemble = PromptEnsemble() if prompts is None else PromptEnsemble.from_file(prompts)
         ppg = PointPromptGenerator(  # with fusion, before any weights are read: they check their arguments
             frame_size=image_size,
@@ -282,7 +287,41 @@ class ClipSam(AnomalibModule):
             STEP_OUTPUT: The batch with predictions.
         """
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        predictions = self.model(batch.image)
+        if self._validated is not None:
+            self._validated.put(self._keys(batch), predictions)
+        return batch.update(**predictions._asdict())
+
+    def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Predict a batch, or take over what the validation pass predicted for the same images.
+
+        Args:
+            batch (Batch): Input batch.
+            *args: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            STEP_OUTPUT: The batch with predictions.
+        """
+        del args, kwargs
+        known = None
+        if self._validated is not None and self._validated.kept:
+            known = self._validated.get(self._keys(batch), batch.image.device)
+        predictions = self.model(batch.image) if known is None else known
+        return batch.update(**predictions._asdict())
+
+    def _keys(self, batch: Batch) -> list[Hashable] | None:
+        """What determines the predictions for a batch."""
+        return PredictionStore.keys(batch.image_path, batch.image, self.model.settings())
+
+    def teardown(self, stage: str) -> None:
+        """Forget what the validation pass predicted once it was used.
+
+        Args:
+            stage (str): ``"test"`` for that.
+        """
+        if stage == "test" and self._validated is not None:
+            self._validated.clear()
 
     @staticmethod
     def val_dataloader() -> list:

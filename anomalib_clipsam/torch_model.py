@@ -25,6 +25,8 @@ from anomalib_clipsam.pictures import check_images
 from anomalib_clipsam.ppg import PointPrompts
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from segment_anything.modeling import Sam
 
     from anomalib_clipsam.clip import Localizer
@@ -129,6 +131,22 @@ class ClipSamModel(nn.Module):
             class_name (str): Name of the part in the text prompts.
         """
         self.class_name = class_name
+
+    def settings(self) -> Hashable:
+        """Say what the answer depends on beside the image and the weights.
+
+        Returns:
+            Hashable: Class name, prompts and sizes, and the plain attributes of PPG, CPS and fusion.
+        """
+        parts = [part for part in (self.ppg, self.cps, self.fusion) if part is not None]
+        plain = [
+            (name, value)
+            for part in parts
+            for name, value in vars(part).items()
+            if isinstance(value, str | int | float) and not name.startswith("_")
+        ]
+        localizer = self.localizer
+        return self.class_name, localizer.ensemble, localizer.image_size, self.map_size, tuple(plain)
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Predict map, mask and score.

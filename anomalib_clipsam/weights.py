@@ -16,7 +16,6 @@ Sources:
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -35,10 +34,11 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from safetensors.torch import load_file
 
 from anomalib_clipsam.clip.build import build_clip, find_clip_architecture
+from anomalib_clipsam.hashing import hash_file
 from anomalib_clipsam.sam.build import build_sam, find_sam_architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from open_clip import CLIP
     from segment_anything.modeling import Sam
@@ -253,15 +253,25 @@ def all_rows() -> dict[str, WeightFile]:
 
 
 # ------------------------------------------------------------------------------------------------ finding files
-def folders() -> list[Path]:
-    """List the folders that files are looked for in, the first choice first; a download goes to the last.
+def folders() -> Iterator[Path]:
+    """Give the folders that files are looked for in, the first choice first.
 
-    Returns:
-        list[Path]: The folder that ``ANOMALIB_CLIPSAM_WEIGHTS`` names, if it names one, and anomalib's own folder of
-        pretrained weights.
+    Yields:
+        Path: The folder that ``ANOMALIB_CLIPSAM_WEIGHTS`` names, if it names one, then anomalib's own.
     """
     own = os.environ.get(WEIGHTS_VARIABLE)
-    return [*([Path(own).expanduser()] if own else []), get_pretrained_weights_dir() / "clip_sam"]
+    if own:
+        yield Path(own).expanduser()
+    yield download_folder()  # last, since it is made where it is missing, and cannot be on a read-only disk
+
+
+def download_folder() -> Path:
+    """Give the folder that a download goes to.
+
+    Returns:
+        Path: Ours in anomalib's folder of pretrained weights.
+    """
+    return get_pretrained_weights_dir() / "clip_sam"
 
 
 def find(row: WeightFile) -> tuple[Path, Source] | None:
@@ -306,7 +316,7 @@ def locate(row: WeightFile) -> Path:
     """
     found = find(row)
     if found is None:
-        return fetch(row, folders()[-1])
+        return fetch(row, download_folder())
     check(*found)
     return found[0]
 
@@ -336,22 +346,6 @@ def check(path: Path, source: Source) -> None:
     if source.address is None:
         msg = f"{path} is damaged: it has {found}, not {expected}. Install anomalib_clipsam again."
     raise ValueError(msg)
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        str: Its SHA-256, in hexadecimal.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(row: WeightFile, folder: Path) -> Path:
@@ -441,7 +435,7 @@ def _not_found(row: WeightFile, failures: list[str]) -> str:
     missing = ", which does not exist" if own and not Path(own).expanduser().is_dir() else ""
     looked = [
         f"the folder of {WEIGHTS_VARIABLE} ({own or 'not set'}{missing})",
-        f"anomalib's folder of pretrained weights ({folders()[-1]})",
+        f"anomalib's folder of pretrained weights ({download_folder()})",
         f"the cache of the Hugging Face hub ({hub_constants.HF_HUB_CACHE})",
     ]
     addresses: dict[tuple, list[str]] = {}
@@ -539,22 +533,6 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         msg = f"The weights file {path} holds a {type(content).__name__}, not a state dict. Bring a file of weights."
         raise ValueError(msg)  # noqa: TRY004  # the file's content is at fault, not an argument's type
     return content
-
-
-def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Hash a network's weights: their names, shapes and values, whatever file they came in.
-
-    Args:
-        tensors (Mapping[str, torch.Tensor]): Weights by name.
-
-    Returns:
-        str: SHA-256, in hexadecimal.
-    """
-    digest = hashlib.sha256()
-    for key, value in sorted(tensors.items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -4,6 +4,7 @@
 """What all tests share: no network, and the same numbers every time."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +19,11 @@ def _fixed_seed() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def text_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep text embeddings in a folder of the session's own, not in the user's."""
+    folder = tmp_path_factory.getbasetemp() / "text_embeddings"
+    monkeypatch.setattr("anomalib_clipsam.clip.text_cache.cache_folder", lambda: folder)
+    return folder

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
     from open_clip import CLIP
+    from open_clip.transformer import ResidualAttentionBlock
 
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
@@ -100,17 +101,47 @@ def encode_ensemble(clip: CLIP, ensemble: PromptEnsemble, class_name: str) -> to
     """
     from open_clip.tokenizer import tokenize
 
-    device = clip.token_embedding.weight.device
-    directions = []
-    for sentences in ensemble.sentences(class_name):
-        tokens = tokenize(sentences, context_length=clip.context_length + 1)  # the last one is 0 where a sentence fits
-        if tokens[:, -1].any():
-            longest = max(sentences, key=len)
-            msg = (
-                f"A text prompt has more than the {clip.context_length} tokens that CLIP reads: '{longest[:80]}...'. "
-                "Shorten the class name or the prompts."
-            )
-            raise ValueError(msg)
-        embeddings = clip.encode_text(tokens[:, :-1].to(device))
-        directions.append(F.normalize(F.normalize(embeddings, dim=-1).mean(dim=0), dim=-1))
-    return torch.stack(directions)
+    states = ensemble.sentences(class_name)
+    unique = list(dict.fromkeys(sentence for sentences in states for sentence in sentences))
+    tokens = tokenize(unique, context_length=clip.context_length + 1)  # the last one is 0 where a sentence fits
+    if tokens[:, -1].any():
+        longest = max(unique, key=len)
+        msg = (
+            f"A text prompt has more than the {clip.context_length} tokens that CLIP reads: '{longest[:80]}...'. "
+            "Shorten the class name or the prompts."
+        )
+        raise ValueError(msg)
+    embeddings = F.normalize(_encode_text(clip, tokens.to(clip.token_embedding.weight.device)), dim=-1)
+    embedding_of = dict(zip(unique, embeddings, strict=True))
+    means = [torch.stack([embedding_of[sentence] for sentence in sentences]).mean(dim=0) for sentences in states]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+def _encode_text(clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """Encode ``(P, L)`` tokens to ``(P, C)``, as ``clip.encode_text`` does, but without the padding at their end.
+
+    No token sees a later one, so the padding changes nothing, and there are 77 tokens where a prompt has about 12.
+    """
+    ends = tokens.argmax(dim=1)  # the end of a text is the highest token
+    used = int(ends.max()) + 1
+    x = clip.token_embedding(tokens[:, :used]) + clip.positional_embedding[:used]  # (P, L, D)
+    mask = clip.attn_mask[:used, :used]
+    for block in clip.transformer.resblocks:
+        x = run_block(block, x, mask)
+    return clip.ln_final(x)[torch.arange(len(x)), ends] @ clip.text_projection
+
+
+def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Run one block of open_clip's, in whichever layout the installed release works.
+
+    Args:
+        block (ResidualAttentionBlock): The block.
+        tokens (torch.Tensor): ``(B, L, D)``.
+        mask (torch.Tensor | None): Additive mask ``(L, L)``. Defaults to ``None``.
+
+    Returns:
+        torch.Tensor: ``(B, L, D)``.
+    """
+    if block.attn.batch_first:
+        return block(tokens, attn_mask=mask)
+    return block(tokens.transpose(0, 1), attn_mask=mask).transpose(0, 1)

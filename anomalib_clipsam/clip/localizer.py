@@ -29,8 +29,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.build import encode_ensemble
+from anomalib_clipsam.clip.build import encode_ensemble, run_block
 from anomalib_clipsam.clip.prompts import PromptEnsemble
+from anomalib_clipsam.clip.text_cache import cache_key, load_text, save_text
+from anomalib_clipsam.hashing import hash_tensors
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -177,7 +179,13 @@ class _ClipLocalizer(Localizer):
         self.register_buffer("text", torch.zeros(2, clip.text_projection.shape[1]), persistent=False)
 
     def _encode_text(self, class_name: str) -> torch.Tensor:
-        return encode_ensemble(self.clip, self.ensemble, class_name)
+        tower = {name: value for name, value in self.clip.named_parameters() if not name.startswith("visual.")}
+        key = cache_key(hash_tensors(tower), self.ensemble.sentences(class_name))
+        text = load_text(key)
+        if text is None:
+            text = encode_ensemble(self.clip, self.ensemble, class_name)
+            save_text(key, text.cpu())
+        return text
 
     def _use_text(self, text: torch.Tensor) -> None:
         self.text = text.to(self.text)
@@ -201,13 +209,6 @@ class _ClipLocalizer(Localizer):
         patches = visual.conv1((image - self.mean) / self.std).flatten(2).transpose(1, 2)  # (B, h * w, D)
         class_token = visual.class_embedding.expand(image.shape[0], 1, -1)
         return visual.ln_pre(torch.cat([class_token, patches], dim=1) + self._position_embedding())
-
-    @staticmethod
-    def _run(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
-        """Run one block on ``(B, L, D)``, in whichever layout the installed open_clip works."""
-        if block.attn.batch_first:
-            return block(tokens)
-        return block(tokens.transpose(0, 1)).transpose(0, 1)
 
     def _global_score(self, tokens: torch.Tensor) -> torch.Tensor:
         """Probability ``(B,)`` that CLIP's own image embedding fits the abnormal text."""
@@ -249,12 +250,12 @@ class DenseLocalizer(_ClipLocalizer):
         blocks = list(visual.transformer.resblocks)
         tokens = self._embed(image)  # (B, L, D)
         for block in blocks[: -self.vv_blocks]:
-            tokens = self._run(block, tokens)
+            tokens = run_block(block, tokens)
 
         vv_tokens, maps = tokens, []
         for block in blocks[-self.vv_blocks :]:
             vv_tokens = vv_tokens + value_value_attention(block, tokens)
-            tokens = self._run(block, tokens)
+            tokens = run_block(block, tokens)
             patches = visual.ln_post(vv_tokens[:, 1:]) @ visual.proj  # (B, h * w, C)
             maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
         return torch.stack(maps).mean(dim=0), self._global_score(tokens)
@@ -300,7 +301,7 @@ class AprilGanLocalizer(_ClipLocalizer):
         """Locate what looks damaged. See :meth:`Localizer.forward`."""
         tokens, maps = self._embed(image), []
         for index, block in enumerate(self.clip.visual.transformer.resblocks, start=1):
-            tokens = self._run(block, tokens)
+            tokens = run_block(block, tokens)
             if index in self.taps:
                 patches = self.adapters[self.taps.index(index)](tokens[:, 1:])  # (B, h * w, C)
                 maps.append(text_anomaly_map(patches, self.text, 100.0, self.grid, tuple(image.shape[-2:])))

@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, weights
 from anomalib_clipsam.clip import AprilGanLocalizer, DenseLocalizer
+from anomalib_clipsam.hashing import hash_file
 from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _random_weights(random_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for role in ("clip", "sam"):
         row = getattr(weights.WEIGHTS["demo"], role)
         file = random_demo / row.sources[0].filename
-        source = replace(row.sources[0], size=file.stat().st_size, sha256=weights.hash_file(file))
+        source = replace(row.sources[0], size=file.stat().st_size, sha256=hash_file(file))
         rows[role] = replace(row, sources=(source,))
     monkeypatch.setitem(weights.WEIGHTS, "demo", replace(weights.WEIGHTS["demo"], **rows))
 

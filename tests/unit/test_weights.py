@@ -17,6 +17,7 @@ from torch import nn
 
 from anomalib_clipsam import weights
 from anomalib_clipsam.clip import build_clip
+from anomalib_clipsam.hashing import hash_file, hash_tensors
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import (
     WEIGHTS,
@@ -28,8 +29,6 @@ from anomalib_clipsam.weights import (
     find,
     find_sam,
     get_weights,
-    hash_file,
-    hash_tensors,
     load_clip,
     load_sam,
     locate,

@@ -1,0 +1,79 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Text embeddings on disk: an ensemble is encoded once per weights, sentences and machine, not once per run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from anomalib.utils.path import get_pretrained_weights_dir
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Give the folder of the embeddings.
+
+    Returns:
+        Path: A folder beside anomalib's pretrained weights.
+    """
+    return get_pretrained_weights_dir() / "clip_sam" / "text"
+
+
+def cache_key(weights: str, sentences: Sequence[Sequence[str]]) -> str:
+    """Name what determines the embeddings.
+
+    Args:
+        weights (str): Hash of the text tower's weights.
+        sentences (Sequence[Sequence[str]]): Sentences about a normal and about an abnormal part.
+
+    Returns:
+        str: SHA-256, in hexadecimal.
+    """
+    return hashlib.sha256(json.dumps([weights, sentences]).encode()).hexdigest()
+
+
+def load_text(key: str) -> torch.Tensor | None:
+    """Read embeddings.
+
+    Args:
+        key (str): What :func:`cache_key` gave.
+
+    Returns:
+        torch.Tensor | None: ``(2, C)``, or ``None`` if they are not there or not readable.
+    """
+    try:
+        return load_file(cache_folder() / f"{key}.safetensors")["text"]
+    except (OSError, SafetensorError, KeyError) as error:
+        logger.debug("No text embeddings from disk: %s", error)
+        return None
+
+
+def save_text(key: str, text: torch.Tensor) -> None:
+    """Write embeddings, if the disk lets us; nothing depends on it.
+
+    Args:
+        key (str): What :func:`cache_key` gave.
+        text (torch.Tensor): ``(2, C)``.
+    """
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{key}.{os.getpid()}.partial"
+        save_file({"text": text.contiguous()}, partial)
+        partial.replace(folder / f"{key}.safetensors")
+    except (OSError, SafetensorError) as error:
+        logger.debug("Text embeddings are not kept on disk: %s", error)

@@ -1,0 +1,47 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Hashes of files and of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def hash_file(path: Path) -> str:
+    """Hash a file.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        str: Its SHA-256, in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash a network's weights: their names, shapes and values, whatever file they came in.
+
+    Args:
+        tensors (Mapping[str, torch.Tensor]): Weights by name.
+
+    Returns:
+        str: SHA-256, in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Text embeddings: one forward without padding, and none where they are on disk."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from open_clip.tokenizer import tokenize
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, text_cache
+from anomalib_clipsam.clip.build import encode_ensemble
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of embeddings, not yet made."""
+    monkeypatch.setattr(text_cache, "cache_folder", lambda: tmp_path / "text")
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def forwards(clip: CLIP, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of texts of every pass through the text tower."""
+    calls = []
+    handle = clip.token_embedding.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
+    yield calls
+    handle.remove()
+
+
+def text_of(clip: CLIP, ensemble: PromptEnsemble, class_name: str = "bolt") -> torch.Tensor:
+    localizer = DenseLocalizer(clip, ensemble, 32)
+    localizer.set_class_name(class_name)
+    return localizer.text
+
+
+@pytest.mark.open_clip
+@pytest.mark.parametrize("class_name", ["bolt", "metal nut with a very long name, and more", "Schraube, groß!"])
+def test_ensemble_is_what_open_clip_encodes(clip: CLIP, class_name: str) -> None:
+    """With all 77 tokens, one state at a time, as it was defined."""
+    ensemble = PromptEnsemble()
+    expected = []
+    for sentences in ensemble.sentences(class_name):
+        embeddings = F.normalize(clip.encode_text(tokenize(sentences)), dim=-1)
+        expected.append(F.normalize(embeddings.mean(dim=0), dim=-1))
+    assert torch.allclose(encode_ensemble(clip, ensemble, class_name), torch.stack(expected), atol=1e-6)
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
+
+
+def test_one_forward_of_unique_prompts(clip: CLIP, forwards: list[int]) -> None:
+    ensemble = PromptEnsemble(normal=("{}", "fine {}"), abnormal=("{}", "broken {}"), templates=("a {}.", "one {}."))
+    encode_ensemble(clip, ensemble, "bolt")
+    assert forwards == [6]
+
+
+def test_no_forward_on_the_second_run(clip: CLIP, ensemble: PromptEnsemble, folder: Path, forwards: list[int]) -> None:
+    first = text_of(clip, ensemble)
+    second = text_of(clip, ensemble)
+    assert len(forwards) == 1
+    assert torch.equal(first, second)
+    text_of(clip, ensemble, "nut")
+    text_of(clip, PromptEnsemble(normal=("{}",), abnormal=("worn {}",), templates=("a {}.",)))
+    assert len(forwards) == 3
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_other_weights_have_other_embeddings(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:
+    first = text_of(clip, ensemble)
+    other = deepcopy(clip)
+    other.ln_final.bias += 0.5
+    assert not torch.allclose(text_of(other, ensemble), first, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors"])
+def test_damaged_file_is_made_anew(clip: CLIP, ensemble: PromptEnsemble, folder: Path, content: bytes) -> None:
+    first = text_of(clip, ensemble)
+    (file,) = folder.iterdir()
+    file.write_bytes(content)
+    assert torch.equal(text_of(clip, ensemble), first)
+    assert file.stat().st_size > len(content)
+
+
+def test_disk_that_cannot_be_written(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:
+    folder.write_text("a file where a folder should be")
+    assert text_of(clip, ensemble).shape == (2, 96)
