@@ -111,7 +111,7 @@ class CascadedPrompts(nn.Module):
     Args:
         sam (Sam): The model; its prompt encoder and mask decoder are used.
         multimask (bool): Pass 1 asks for one mask, passes 2 and 3 for three of which the one with the highest predicted
-            IoU is kept, as PerSAM does. ``False`` asks for one mask throughout. Defaults to ``True``.
+            IoU is kept, as PerSAM does. ``False`` asks for one mask throughout. Defaults to ``False``.
         box (str): The box of pass 3 bounds the whole of L_2 > 0 (``"mask"``, PerSAM) or its component with the highest
             mean S_a (``"component"``, EthMuSAM). Defaults to ``"mask"``.
         passes (int): 3, or fewer for an ablation: the later logits then repeat the last ones. Defaults to ``3``.
@@ -120,7 +120,7 @@ class CascadedPrompts(nn.Module):
         ValueError: If ``box`` is unknown or ``passes`` is not 1, 2 or 3.
     """
 
-    def __init__(self, sam: Sam, multimask: bool = True, box: str = "mask", passes: int = 3) -> None:
+    def __init__(self, sam: Sam, multimask: bool = False, box: str = "mask", passes: int = 3) -> None:
         super().__init__()
         if box not in BOXES:
             msg = f"Unknown box '{box}'. Choose one of {', '.join(BOXES)}."

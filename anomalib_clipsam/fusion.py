@@ -27,13 +27,13 @@ class Fusion(nn.Module):
 
     Args:
         mode (str): One of the three. Defaults to ``"weighted"``.
-        weight (float): w, the mask's share of the weighted map, in [0, 1]. Defaults to ``0.3``.
+        weight (float): w, the mask's share of the weighted map, in [0, 1]. Defaults to ``0.5``.
 
     Raises:
         ValueError: If the mode is unknown or the weight is outside [0, 1].
     """
 
-    def __init__(self, mode: str = "weighted", weight: float = 0.3) -> None:
+    def __init__(self, mode: str = "weighted", weight: float = 0.5) -> None:
         super().__init__()
         if mode not in FUSIONS:
             msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."

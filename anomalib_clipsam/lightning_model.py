@@ -111,21 +111,21 @@ class ClipSam(AnomalibModule):
         map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
             192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
-        min_score (float): PPG: floor of S_a in the extreme region. Defaults to ``0.6``.
-        region_ratio (float): PPG: share of the image's maximum that S_a must reach there. Defaults to ``0.7``.
+        min_score (float): PPG: floor of S_a in the extreme region. Defaults to ``0.4``.
+        region_ratio (float): PPG: share of the image's maximum that S_a must reach there. Defaults to ``0.5``.
         num_positives (int): PPG: most positive points, k. Defaults to ``3``.
-        num_negatives (int): PPG: most negative points; 0 for none. Defaults to ``3``.
+        num_negatives (int): PPG: most negative points; 0 for none. Defaults to ``6``.
         spacing (str): PPG: ``"distance"`` or ``"rank"``. Defaults to ``"distance"``.
         interval (float): PPG: spacing of points in pixels of a 1024 px canvas. Defaults to ``50.0``.
-        kernel_size (int): PPG: side of the dilation kernel in pixels of that canvas. Defaults to ``51``.
+        kernel_size (int): PPG: side of the dilation kernel in pixels of that canvas. Defaults to ``101``.
         negatives (str): PPG: ``"least_similar"`` or ``"most_similar"`` ring points become negative. Defaults to
             ``"least_similar"``.
         multimask (bool): CPS: three masks in passes 2 and 3, the one with the highest predicted IoU kept. Defaults to
-            ``True``.
+            ``False``.
         box (str): CPS: the box of pass 3 bounds the whole ``"mask"`` or its most anomalous ``"component"``. Defaults to
             ``"mask"``.
         passes (int): CPS: 3, or fewer for an ablation. Defaults to ``3``.
-        fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.3``.
+        fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.5``.
         reuse_predictions (bool): Whether a test pass takes over what the validation pass before it has predicted for
             the same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
@@ -161,18 +161,18 @@ class ClipSam(AnomalibModule):
         sam_weights: str | None = None,
         map_size: int | None = None,
         clip_size: int | None = None,
-        min_score: float = 0.6,
-        region_ratio: float = 0.7,
+        min_score: float = 0.4,
+        region_ratio: float = 0.5,
         num_positives: int = 3,
-        num_negatives: int = 3,
+        num_negatives: int = 6,
         spacing: str = "distance",
         interval: float = 50.0,
-        kernel_size: int = 51,
+        kernel_size: int = 101,
         negatives: str = "least_similar",
-        multimask: bool = True,
+        multimask: bool = False,
         box: str = "mask",
         passes: int = 3,
-        fusion_weight: float = 0.3,
+        fusion_weight: float = 0.5,
         reuse_predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,

@@ -120,13 +120,13 @@ class PointPromptGenerator(nn.Module):
     def __init__(
         self,
         frame_size: int = 1024,
-        min_score: float = 0.6,
-        region_ratio: float = 0.7,
+        min_score: float = 0.4,
+        region_ratio: float = 0.5,
         num_positives: int = 3,
-        num_negatives: int = 3,
+        num_negatives: int = 6,
         spacing: str = "distance",
         interval: float = 50.0,
-        kernel_size: int = 51,
+        kernel_size: int = 101,
         negatives: str = "least_similar",
     ) -> None:
         super().__init__()

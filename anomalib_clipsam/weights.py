@@ -198,8 +198,8 @@ WEIGHTS: dict[str, WeightPair] = {
         map_size=518,
     ),
     "demo": WeightPair(
-        _demo("CLIP", 160, 8_818_306, "98abf1e3a6dff705b9ebfb6b0fa7e5bf360fc9060a0e3a98b0a904621be556a1"),
-        _demo("SAM", 192, 4_362_448, "69175bab0f3b628dd5c7cb757569550bf0ef7f0a8cd13cf16d3cce1746fd7c06"),
+        _demo("CLIP", 160, 8_818_306, "932559b7b035910e17e4f89adbbfaefb8b3db359c09f85f983ba8d87d3aded26"),
+        _demo("SAM", 192, 5_600_720, "398ebb8300492ef234f2caaf14878f525a38662f782a030fa478cde06d34bf86"),
         map_size=192,
     ),
 }

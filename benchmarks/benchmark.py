@@ -31,8 +31,8 @@ from tqdm import tqdm
 SLOWER = 1.2
 """A matrix product that takes so many times the fastest one's time says that the machine is busy."""
 ATTEMPTS = 6
-POINTS = 6
-"""Point prompts per image: three positive and three negative, as by default."""
+POSITIVES, NEGATIVES = 3, 6
+"""Point prompts per image, as by default."""
 
 
 # ------------------------------------------------------------------------------------------------ subjects
@@ -91,18 +91,18 @@ def whole_by_hand(architecture: str) -> Callable[[], object]:
     model, image = build_clip_sam(architecture), torch.rand(1, 3, 1024, 1024)
     predictor = SamPredictor(build_stock_sam(architecture).eval())
     pixels = (image[0] * 255).byte().permute(1, 2, 0).numpy()
-    points, labels = np.random.default_rng(0).uniform(0, 1023, (POINTS, 2)), np.array([1, 1, 1, 0, 0, 0])
+    labels = np.array([1] * POSITIVES + [0] * NEGATIVES)
+    points = np.random.default_rng(0).uniform(0, 1023, (len(labels), 2))
 
     def run() -> object:
         anomaly_map, _ = model.localize(image)
         predictor.set_image(pixels)
         prompts = {"point_coords": points, "point_labels": labels}
         _, _, logits = predictor.predict(**prompts, multimask_output=False)
-        _, scores, logits = predictor.predict(**prompts, mask_input=logits, multimask_output=True)
-        best = logits[scores.argmax()][None]
-        rows, columns = np.nonzero(best[0] > 0)
+        _, _, logits = predictor.predict(**prompts, mask_input=logits, multimask_output=False)
+        rows, columns = np.nonzero(logits[0] > 0)
         box = 4 * np.array([columns.min(), rows.min(), columns.max(), rows.max()]) if len(rows) else None
-        return anomaly_map, predictor.predict(**prompts, mask_input=best, box=box, multimask_output=True)
+        return anomaly_map, predictor.predict(**prompts, mask_input=logits, box=box, multimask_output=False)
 
     return run
 

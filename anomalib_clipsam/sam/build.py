@@ -72,17 +72,17 @@ def _build_demo_sam() -> Sam:
     grid = image_size // patch_size
     sam = Sam(
         image_encoder=ImageEncoderViT(
-            depth=5,
-            embed_dim=144,
+            depth=6,
+            embed_dim=160,
             img_size=image_size,
             mlp_ratio=4,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            num_heads=4,
+            num_heads=5,
             patch_size=patch_size,
             qkv_bias=True,
             use_rel_pos=True,
-            global_attn_indexes=(2, 4),
-            window_size=8,
+            global_attn_indexes=(2, 5),
+            window_size=12,
             out_chans=prompt_dim,
         ),
         prompt_encoder=PromptEncoder(
