@@ -25,7 +25,9 @@ FEATURES = torch.ones(1, 2, 8, 8)
 
 
 def generator(**arguments: object) -> PointPromptGenerator:
-    return PointPromptGenerator(**{"frame_size": 16, "min_score": 0.5, "region_ratio": 0.5, **arguments})
+    return PointPromptGenerator(
+        **{"frame_size": 16, "min_score": 0.5, "region_ratio": 0.5, "num_negatives": 3, **arguments}
+    )
 
 
 def in_frame(*points: tuple[int, int]) -> list[list[float]]:

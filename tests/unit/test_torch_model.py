@@ -59,7 +59,11 @@ def build(sam: Sam) -> Build:
         cascade = CascadedPrompts(sam, *(parts.pop(name) for name in ("multimask", "box", "passes")))
         fusion = Fusion(parts.pop("fusion", "weighted"), 0.5)
         return ClipSamModel(
-            localizer or RedLocalizer(), map_size, PointPromptGenerator(FRAME, **parts), cascade, fusion
+            localizer or RedLocalizer(),
+            map_size,
+            PointPromptGenerator(FRAME, **{"min_score": 0.6, "num_negatives": 3, **parts}),
+            cascade,
+            fusion,
         ).eval()
 
     return build
