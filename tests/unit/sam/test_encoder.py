@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Attention, Block
 
 from anomalib_clipsam.sam import build_sam, encoder
 from anomalib_clipsam.sam.encoder import LeanAttention, LeanBlock, make_lean
@@ -47,6 +48,22 @@ def test_features_are_those_of_segment_anything(
     assert expected.abs().max() > 0.5
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.slow
+def test_published_size() -> None:
+    """ViT-B at 1024 px: windows with padding, and global blocks in chunks."""
+    torch.set_num_threads(2)
+    lean = build_sam("vit_b").image_encoder.requires_grad_(requires_grad=False)
+    for parameter in lean.parameters():  # the relative positions begin at zero
+        parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    stock = copy.deepcopy(lean)
+    for block in stock.blocks:
+        block.__class__, block.attn.__class__ = Block, Attention
+    image = torch.randn(1, 3, 1024, 1024)
+    expected = stock(image)
+    assert expected.abs().max() > 0.5
+    assert torch.allclose(lean(image), expected, atol=1e-4)
 
 
 def test_relative_positions_matter() -> None:
