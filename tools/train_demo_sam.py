@@ -282,7 +282,7 @@ def use_ppg(batch: Batch, features: torch.Tensor, localizer: Localizer, rng: np.
         rng (np.random.Generator): Source of PPG's settings.
 
     Returns:
-        float: Share of the pictures whose points met a defect.
+        float: Share of these prompts whose points met a defect.
     """
     maps, _ = localizer(batch.images / 255)
     prompts = len(batch.coords) // len(batch.images)
@@ -299,9 +299,8 @@ def use_ppg(batch: Batch, features: torch.Tensor, localizer: Localizer, rng: np.
         )
         points = generator(maps, features.float())
         for index, pieces in enumerate(batch.pieces.numpy()):
-            near = cv2.dilate(
-                pieces.astype(np.float32), np.ones((7, 7), np.uint8)
-            )  # a coarse map misses by some pixels
+            # a coarse map misses by some pixels
+            near = cv2.dilate(pieces.astype(np.float32), np.ones((7, 7), np.uint8))
             x, y = points.coords[index][points.labels[index] == 1].round().long().T.numpy()
             target = np.isin(pieces, np.setdiff1d(near[y, x], [0]))
             if not target.any():
