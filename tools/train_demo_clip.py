@@ -58,7 +58,7 @@ def resize(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, 
 
 
 def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Turn, crop, recolour and blur, so that a part's colours and place say nothing."""
+    """Turn, crop, recolour, relight, cover a border and blur: what is not the part's own says nothing."""
     turns = int(rng.integers(4))
     image, mask = np.rot90(image, turns), np.rot90(mask, turns)
     if rng.random() < 0.5:
@@ -74,9 +74,37 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tu
     grey = values.mean(-1, keepdims=True)
     values = grey + (values - grey) * (0 if rng.random() < 0.2 else rng.uniform(0.3, 1.4))
     values = (values - 0.5) * rng.uniform(0.7, 1.25) + 0.5 + rng.uniform(-0.12, 0.12)
+    if rng.random() < 0.4:
+        values = values * uneven_light(rng, values.shape[0])[..., None]
+    if rng.random() < 0.35:
+        cover = border(rng, values.shape[0])
+        color = rng.uniform(0, 0.3) if rng.random() < 0.6 else rng.uniform(0, 1, size=3)
+        grains = 0.02 * rng.standard_normal(values.shape[:2], dtype=np.float32)[..., None]
+        values = values + cover[..., None] * (color + grains - values)
+        mask = mask & (cover < 0.5)
     if rng.random() < 0.2:
         values = cv2.GaussianBlur(np.ascontiguousarray(values), (0, 0), rng.uniform(0.4, 1.2))
     return np.clip(values * 255, 0, 255).astype(np.uint8), np.ascontiguousarray(mask)
+
+
+def uneven_light(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Light ``(size, size)`` float32 that falls off to one side, and to the corners as behind a lens."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
+    angle = rng.uniform(0, 2 * math.pi)
+    side = (x * math.cos(angle) + y * math.sin(angle)) * rng.uniform(0, 0.35)
+    return (1 + side) * (1 - rng.uniform(0, 0.4) * (x * x + y * y) / 2)
+
+
+def border(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Cover ``(size, size)`` float32 in [0, 1] of one to four sides, as where a part ends or a holder begins."""
+    steps = np.arange(size, dtype=np.float32)
+    cover = np.zeros((size, size), np.float32)
+    softness = rng.uniform(0.5, 0.04 * size)
+    for turns in rng.permutation(4)[: rng.integers(1, 5)]:
+        edge = size * (rng.uniform(0.01, 0.15) + rng.uniform(-0.05, 0.05) * (steps / size - 0.5))
+        band = 1 / (1 + np.exp(np.clip((steps[:, None] - edge) / softness, -30, 30)))
+        cover = np.maximum(cover, np.rot90(band, turns))
+    return cover * rng.uniform(0.6, 1)
 
 
 class DrawnBatches(Dataset):
@@ -246,7 +274,7 @@ def loss_of(localizer: DenseLocalizer, batch: dict[str, torch.Tensor], *, croppe
     return {
         "pixel": F.binary_cross_entropy(maps, target, weight=weight),
         "dice": 0.3 * dice.sum() / damaged.sum().clamp(min=1),
-        "image": (0.2 if cropped else 0.4) * image_loss,
+        "image": (0.2 if cropped else 0.8) * image_loss,
     }
 
 
