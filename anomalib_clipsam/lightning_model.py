@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+import torch
 from anomalib import LearningType
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -81,6 +82,8 @@ FROZEN = "model."
 """Prefix of the weights, which never change: a checkpoint does without them."""
 CHECKPOINT_KEY = "clip_sam"
 """Where a checkpoint holds what it says of the frozen weights and the text."""
+MUCH_MEMORY = 2 * 10**9
+"""Bytes of kept predictions that are worth a warning."""
 
 
 class ClipSam(AnomalibModule):
@@ -126,6 +129,9 @@ class ClipSam(AnomalibModule):
             ``"mask"``.
         passes (int): CPS: 3, or fewer for an ablation. Defaults to ``3``.
         fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.5``.
+        precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or, on a GPU,
+            ``"fp16"``; ``docs/performance.md`` has what it saves and the error it brings. The localizer ``"winclip"``
+            stays in float32. Defaults to ``"float32"``.
         reuse_predictions (bool): Whether a test pass takes over what the validation pass before it has predicted for
             the same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
@@ -173,6 +179,7 @@ class ClipSam(AnomalibModule):
         box: str = "mask",
         passes: int = 3,
         fusion_weight: float = 0.5,
+        precision: str = "float32",
         reuse_predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
@@ -240,6 +247,7 @@ class ClipSam(AnomalibModule):
             cps=CascadedPrompts(load_sam(sam_row, sam_weights), multimask, box, passes) if refine else None,
             fusion=fuse if refine else None,
             class_name=class_name or DEFAULT_CLASS_NAME,
+            precision=precision,
         )
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -274,6 +282,52 @@ class ClipSam(AnomalibModule):
         """Say what a validation pass of a zero-shot model is for."""
         if not self.trainer.sanity_checking:
             logger.info("ClipSam is zero-shot: it trains nothing. This pass calibrates thresholds and normalisation.")
+
+    def on_validation_end(self) -> None:
+        """Say how many images SAM was asked about."""
+        self._log_share()
+
+    def on_test_end(self) -> None:
+        """Say how many images SAM was asked about."""
+        self._log_share()
+
+    def on_predict_end(self) -> None:
+        """Say how many images SAM was asked about."""
+        self._log_share()
+
+    def on_predict_batch_end(self, outputs: Batch, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Warn, once, where the predictions that Lightning keeps for its caller will need much memory.
+
+        Args:
+            outputs (Batch): The batch with predictions.
+            batch (Batch): Not used.
+            batch_idx (int): Number of the batch.
+            dataloader_idx (int): Number of the data loader. Defaults to ``0``.
+        """
+        del batch
+        if batch_idx or dataloader_idx or not self.trainer.predict_loop.return_predictions:
+            return
+        per_batch = sum(value.nbytes for value in vars(outputs).values() if isinstance(value, torch.Tensor))
+        total = per_batch * sum(self.trainer.num_predict_batches)
+        if total > MUCH_MEMORY:
+            logger.warning(
+                "The predictions are kept in memory until the end, with their images: about %.0f GB. Where nobody uses "
+                "them afterwards, give --return_predictions false, in Python Engine.predict(return_predictions=False).",
+                total / 1e9,
+            )
+
+    def _log_share(self) -> None:
+        """Log the share of images that SAM skipped, and count anew."""
+        seen, refined = self.model.images_seen, self.model.images_refined
+        self.model.images_seen = self.model.images_refined = 0
+        if seen:
+            skipped = seen - refined
+            logger.info(
+                "SAM skipped %d of %d images (%.0f %%), which have no extreme region.",
+                skipped,
+                seen,
+                100 * skipped / seen,
+            )
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch, for the post-processor to calibrate on.

@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_clipsam.fusion import Fusion, image_score
 from anomalib_clipsam.pictures import check_images
 from anomalib_clipsam.ppg import PointPrompts
+from anomalib_clipsam.precision import PRECISIONS, check_precision, encoders_in, full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -99,6 +100,15 @@ class ClipSamModel(nn.Module):
         cps (CascadedPrompts | None): Decoder passes, with SAM. Defaults to ``None``.
         fusion (Fusion | None): Joins map and mask. Defaults to ``None``.
         class_name (str): Name that is asked about until :meth:`set_class_name` is called. Defaults to ``"object"``.
+        precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or ``"fp16"``.
+            Defaults to ``"float32"``.
+
+    Attributes:
+        images_seen (int): Images that came since the counts were last set to zero; counted with refinement only.
+        images_refined (int): Those of them that SAM was asked about.
+
+    Raises:
+        ValueError: If there is no such precision.
     """
 
     def __init__(
@@ -109,14 +119,20 @@ class ClipSamModel(nn.Module):
         cps: CascadedPrompts | None = None,
         fusion: Fusion | None = None,
         class_name: str = "object",
+        precision: str = "float32",
     ) -> None:
         super().__init__()
+        if precision not in PRECISIONS:
+            msg = f"Unknown precision '{precision}'. Choose one of {', '.join(PRECISIONS)}."
+            raise ValueError(msg)
         self.localizer = localizer
         self.map_size = map_size
         self.ppg = ppg
         self.cps = cps
         self.fusion = fusion
         self.class_name = class_name
+        self.precision = precision
+        self.images_seen = self.images_refined = 0
         self.requires_grad_(requires_grad=False)
 
     @property
@@ -136,7 +152,7 @@ class ClipSamModel(nn.Module):
         """Say what the answer depends on beside the image and the weights.
 
         Returns:
-            Hashable: Class name, prompts and sizes, and the plain attributes of PPG, CPS and fusion.
+            Hashable: Class name, prompts, sizes, precision, and the plain attributes of PPG, CPS and fusion.
         """
         parts = [part for part in (self.ppg, self.cps, self.fusion) if part is not None]
         plain = [
@@ -146,7 +162,7 @@ class ClipSamModel(nn.Module):
             if isinstance(value, str | int | float) and not name.startswith("_")
         ]
         localizer = self.localizer
-        return self.class_name, localizer.ensemble, localizer.image_size, self.map_size, tuple(plain)
+        return self.class_name, localizer.ensemble, localizer.image_size, self.map_size, self.precision, tuple(plain)
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Predict map, mask and score.
@@ -174,9 +190,11 @@ class ClipSamModel(nn.Module):
 
         Raises:
             TypeError: If the images are no tensor of floats.
-            ValueError: If they have another shape, or a value is NaN or infinite.
+            ValueError: If they have another shape, or a value is NaN or infinite; or if the device does not compute in
+                the precision that was asked for.
         """
         check_images(image)
+        check_precision(self.precision, image.device)
         image = image.clamp(0, 1)
         # CLIP map
         anomaly_map, score = self.localize(image)
@@ -224,7 +242,8 @@ class ClipSamModel(nn.Module):
         """
         self.localizer.set_class_name(self.class_name)
         shown = _resize(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur CLIP's view
-        anomaly_map, global_score = self.localizer(shown)
+        with encoders_in(self.precision, image.device.type):
+            anomaly_map, global_score = self.localizer(shown)
         anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
         size = _scaled(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
@@ -241,13 +260,15 @@ class ClipSamModel(nn.Module):
             torch.Tensor: SAM's features of its whole input frame, ``(B, C, h, w)``.
         """
         frame = self.sam.preprocess(_resize(image, self.sam.image_encoder.img_size) * 255)  # (B, 3, S, S)
-        return self.sam.image_encoder(frame)
+        with encoders_in(self.precision, image.device.type):
+            return self.sam.image_encoder(frame).float()
 
     def _refine(self, image: torch.Tensor, anomaly_map: torch.Tensor) -> Refinement:
         """Show images to SAM: features, point prompts, three passes."""
         features = self.encode(image)  # (B, C, h, w)
-        prompts = self.ppg(anomaly_map, features)
-        output = self.cps(features, prompts, anomaly_map)
+        with full_precision(image.device.type):
+            prompts = self.ppg(anomaly_map, features)
+            output = self.cps(features, prompts, anomaly_map)
         return Refinement(
             prompts.coords,
             prompts.labels,
@@ -263,6 +284,8 @@ class ClipSamModel(nn.Module):
 
     def _refine_some(self, asked: torch.Tensor, image: torch.Tensor, anomaly_map: torch.Tensor) -> Refinement:
         """Show SAM only the images that are asked about, ``(B,)`` bool, and leave the others blank."""
+        self.images_seen += len(asked)
+        self.images_refined += int(asked.sum())
         if asked.all():
             return self._refine(image, anomaly_map)
         blank = self._blank(anomaly_map)

@@ -33,6 +33,7 @@ from anomalib_clipsam.clip.build import encode_ensemble, run_block
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.clip.text_cache import cache_key, load_text, save_text
 from anomalib_clipsam.hashing import hash_tensors
+from anomalib_clipsam.precision import full_precision
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -63,10 +64,11 @@ def text_anomaly_map(
     Returns:
         torch.Tensor: Probability of the abnormal text per pixel, ``(B, H, W)`` in [0, 1].
     """
-    logits = scale * F.normalize(tokens, dim=-1) @ text.T  # (B, h * w, 2)
-    logits = logits.transpose(1, 2).unflatten(-1, grid)  # (B, 2, h, w)
-    logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
-    return logits.softmax(dim=1)[:, 1]
+    with full_precision(tokens.device.type):  # the two logits differ little from one another
+        logits = scale * F.normalize(tokens.float(), dim=-1) @ text.T  # (B, h * w, 2)
+        logits = logits.transpose(1, 2).unflatten(-1, grid)  # (B, 2, h, w)
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
+        return logits.softmax(dim=1)[:, 1]
 
 
 def value_value_attention(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
@@ -213,8 +215,9 @@ class _ClipLocalizer(Localizer):
     def _global_score(self, tokens: torch.Tensor) -> torch.Tensor:
         """Probability ``(B,)`` that CLIP's own image embedding fits the abnormal text."""
         visual = self.clip.visual
-        embedding = F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
-        return (self.clip.logit_scale.exp() * embedding @ self.text.T).softmax(dim=-1)[:, 1]
+        with full_precision(tokens.device.type):
+            embedding = F.normalize(visual.ln_post(tokens[:, 0].float()) @ visual.proj, dim=-1)
+            return (self.clip.logit_scale.exp() * embedding @ self.text.T).softmax(dim=-1)[:, 1]
 
 
 class DenseLocalizer(_ClipLocalizer):
@@ -385,6 +388,7 @@ class WinClipLocalizer(Localizer):
         """Locate what looks damaged. See :meth:`Localizer.forward`."""
         size = (self.image_size, self.image_size)
         resized = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-        prediction = self.winclip((resized - self.mean) / self.std)
+        with full_precision(image.device.type):  # its comparisons with the text are inside
+            prediction = self.winclip((resized - self.mean) / self.std)
         anomaly_map = F.interpolate(prediction.anomaly_map.unsqueeze(1), image.shape[-2:], mode="bilinear")
         return anomaly_map.squeeze(1).clamp(0, 1), prediction.pred_score.clamp(0, 1)

@@ -11,10 +11,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
+from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -22,7 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
-from anomalib_clipsam import ClipSam, weights
+from anomalib_clipsam import ClipSam, lightning_model, weights
 from anomalib_clipsam.clip import AprilGanLocalizer, DenseLocalizer
 from anomalib_clipsam.hashing import hash_file
 from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
@@ -170,6 +173,47 @@ def test_validation_and_test_steps_give_the_predictions(model: ClipSam) -> None:
         assert torch.equal(batch.pred_score, expected.pred_score)
 
 
+@pytest.fixture
+def three_pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full((40, 40, 3), 50 * index, np.uint8))
+    return folder
+
+
+def test_share_that_sam_skips_is_logged(
+    model: ClipSam, three_pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.model.ppg.min_score = 0.9  # random weights are never as sure: all images are skipped
+    engine = Engine(default_root_dir=tmp_path / "results", logger=False, accelerator="cpu", enable_progress_bar=False)
+    with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+        engine.predict(model, data_path=three_pictures, return_predictions=False)
+        assert "SAM skipped 3 of 3 images (100 %)" in caplog.text
+        model.model.ppg.min_score = 0.0
+        engine.predict(model, data_path=three_pictures, return_predictions=False)
+        assert "SAM skipped 0 of 3 images (0 %)" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_much_memory_is_warned_of(
+    model: ClipSam,
+    three_pictures: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: bool,
+) -> None:
+    image, map_, mask, score = 192 * 192 * 3 * 4, 40 * 40 * 4, 40 * 40, 4
+    bytes_ = 3 * (image + map_ + mask + score + 1)  # and the label
+    engine = Engine(default_root_dir=tmp_path / "results", logger=False, accelerator="cpu", enable_progress_bar=False)
+    for limit, warned in ((bytes_, False), (bytes_ - 1, kept)):
+        monkeypatch.setattr(lightning_model, "MUCH_MEMORY", limit)
+        caplog.clear()
+        engine.predict(model, data_path=three_pictures, return_predictions=kept)
+        assert ("--return_predictions false" in caplog.text) == warned
+
+
 def test_arguments_reach_their_parts(prompts: str) -> None:
     model = ClipSam(
         "demo",
@@ -189,6 +233,7 @@ def test_arguments_reach_their_parts(prompts: str) -> None:
         passes=2,
         fusion="gate",
         fusion_weight=0.25,
+        precision="bf16",
     ).model
     assert isinstance(model.localizer, DenseLocalizer)
     assert (model.localizer.image_size, model.map_size) == (64, 50)
@@ -206,7 +251,7 @@ def test_arguments_reach_their_parts(prompts: str) -> None:
         "negatives": "most_similar",
     }
     assert (model.cps.multimask, model.cps.box, model.cps.passes) == (True, "component", 2)
-    assert (model.fusion.mode, model.fusion.weight) == ("gate", 0.25)
+    assert (model.fusion.mode, model.fusion.weight, model.precision) == ("gate", 0.25, "bf16")
 
 
 def test_defaults_are_those_of_the_parts(model: ClipSam) -> None:
