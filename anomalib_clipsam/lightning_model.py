@@ -37,6 +37,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import nn
 
+from anomalib_clipsam.checkpoints import check_what_is_read
 from anomalib_clipsam.clip import (
     AprilGanLocalizer,
     DenseLocalizer,
@@ -46,6 +47,7 @@ from anomalib_clipsam.clip import (
     build_adapters,
 )
 from anomalib_clipsam.cps import CascadedPrompts
+from anomalib_clipsam.export import ClipSamExport
 from anomalib_clipsam.fusion import Fusion
 from anomalib_clipsam.hashing import hash_tensors
 from anomalib_clipsam.pictures import PictureCheck
@@ -86,7 +88,7 @@ MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions that are worth a warning."""
 
 
-class ClipSam(AnomalibModule):
+class ClipSam(ClipSamExport, AnomalibModule):
     """Zero-shot anomaly detection with CLIP, point prompts and SAM.
 
     Args:
@@ -261,12 +263,14 @@ class ClipSam(AnomalibModule):
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
 
-        Called by Lightning before every pass, so the name follows the data module.
+        Called by Lightning before every pass, so the name follows the data module, and before it reads a checkpoint.
 
         Args:
             stage (str): Not used.
         """
         del stage
+        if self._trainer is not None:
+            check_what_is_read(self._trainer)
         category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
         choices = (
             (self.class_name, "argument"),

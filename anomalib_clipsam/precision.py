@@ -84,6 +84,6 @@ def full_precision(device_type: str) -> AbstractContextManager:
     Returns:
         AbstractContextManager: The context; it does nothing where nothing lowers the precision.
     """
-    if not torch.is_autocast_enabled(device_type):
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)

@@ -3,14 +3,16 @@
 
 """Seconds and peak memory of ClipSam and its stages, beside the code that a user would write by hand.
 
-    python benchmarks/benchmark.py                            # ViT-B: the encoder, and the whole
-    python benchmarks/benchmark.py --subjects encoder --sam vit_h --repeats 5
+    python benchmarks/benchmark.py                                        # ViT-B, all groups but the settings
+    python benchmarks/benchmark.py --subjects encoder gating --sam vit_h
+    python benchmarks/benchmark.py --growth                               # operations by size and points
 
 Cost does not depend on the weights' values, so the networks have the published sizes and random weights. Every subject
 lives in a process of its own and the subjects take turns, so that a busy moment of the machine meets them all. A matrix
 product is timed before and after each run; a run is thrown away, and done again, where either is more than 20 % slower
 than the fastest of the session (a rule that was fixed before the first run). Ratios are taken turn by turn, and the
-median and the quartiles of these are shown.
+median and the quartiles of these are shown. Operations are counted by ``torch.utils.flop_counter`` with attention
+written out; their share of the peak is of what the fastest matrix product in float32 reached.
 """
 
 from __future__ import annotations
@@ -26,13 +28,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 SLOWER = 1.2
 """A matrix product that takes so many times the fastest one's time says that the machine is busy."""
 ATTEMPTS = 6
+SIDE = 1536
+"""Side of the matrices that are multiplied to see how fast the machine is."""
 POSITIVES, NEGATIVES = 3, 6
 """Point prompts per image, as by default."""
+BANK = 16_385
+"""Patch features in PatchCore's memory: a tenth of those of MVTec AD's bottles, 209 images of 28 x 28."""
+
+Run = Callable[[], object]
 
 
 # ------------------------------------------------------------------------------------------------ subjects
@@ -40,10 +50,10 @@ def build_stock_sam(architecture: str) -> torch.nn.Module:
     """segment_anything's own model."""
     from segment_anything import sam_model_registry
 
-    return sam_model_registry[architecture]()
+    return sam_model_registry[architecture]().eval()
 
 
-def build_clip_sam(architecture: str) -> torch.nn.Module:
+def build_clip_sam(architecture: str, precision: str = "float32", clip_size: int = 518) -> torch.nn.Module:
     """The whole model, with random weights of the published sizes."""
     from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
     from anomalib_clipsam.cps import CascadedPrompts
@@ -52,44 +62,107 @@ def build_clip_sam(architecture: str) -> torch.nn.Module:
     from anomalib_clipsam.sam import build_sam
     from anomalib_clipsam.torch_model import ClipSamModel
 
-    localizer = DenseLocalizer(build_clip("ViT-L-14-336", quick_gelu=True), PromptEnsemble(), 518)
+    localizer = DenseLocalizer(build_clip("ViT-L-14-336", quick_gelu=True), PromptEnsemble(), clip_size)
     localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, 768), dim=-1))
     ppg = PointPromptGenerator(1024, min_score=0.0)  # with random weights nothing is sure: every image goes to SAM
-    return ClipSamModel(localizer, 518, ppg, CascadedPrompts(build_sam(architecture)), Fusion()).eval()
+    cps = CascadedPrompts(build_sam(architecture))
+    return ClipSamModel(localizer, clip_size, ppg, cps, Fusion(), precision=precision).eval()
 
 
-def stock_encoder(architecture: str) -> Callable[[], object]:
-    """SAM's encoder as segment_anything has it, one image."""
-    encoder, image = build_stock_sam(architecture).image_encoder.eval(), torch.rand(1, 3, 1024, 1024)
+def picture() -> torch.Tensor:
+    """One image, ``(1, 3, 1024, 1024)``."""
+    return torch.rand(1, 3, 1024, 1024)
+
+
+def stock_encoder(architecture: str) -> Run:
+    """SAM's encoder as segment_anything has it."""
+    encoder, image = build_stock_sam(architecture).image_encoder, picture()
     return lambda: encoder(image)
 
 
-def lean_encoder(architecture: str) -> Callable[[], object]:
-    """SAM's encoder as ``build_sam`` has it, one image."""
+def lean_encoder(architecture: str) -> Run:
+    """SAM's encoder as ``build_sam`` has it."""
     from anomalib_clipsam.sam import build_sam
 
-    encoder, image = build_sam(architecture).image_encoder, torch.rand(1, 3, 1024, 1024)
+    encoder, image = build_sam(architecture).image_encoder, picture()
     return lambda: encoder(image)
 
 
-def dense_localizer(architecture: str) -> Callable[[], object]:
-    """CLIP ViT-L-14-336 at 518 px, one image."""
-    model, image = build_clip_sam(architecture), torch.rand(1, 3, 1024, 1024)
-    return lambda: model.localize(image)
+def lean_encoder_bf16(architecture: str) -> Run:
+    """The same in bf16, as by ``precision``."""
+    from anomalib_clipsam.precision import encoders_in
+
+    run = lean_encoder(architecture)
+
+    def in_bf16() -> object:
+        with encoders_in("bf16", "cpu"):
+            return run()
+
+    return in_bf16
 
 
-def whole(architecture: str) -> Callable[[], object]:
-    """The whole model, one image, which SAM is asked about."""
-    model, image = build_clip_sam(architecture), torch.rand(1, 3, 1024, 1024)
+def lean_encoder_channels_last(architecture: str) -> Run:
+    """The same with its convolutions and its image in the layout ``channels_last``."""
+    from anomalib_clipsam.sam import build_sam
+
+    encoder = build_sam(architecture).image_encoder.to(memory_format=torch.channels_last)
+    image = picture().contiguous(memory_format=torch.channels_last)
+    return lambda: encoder(image)
+
+
+def lean_encoder_compiled(architecture: str) -> Run:
+    """The same through ``torch.compile``."""
+    from anomalib_clipsam.sam import build_sam
+
+    encoder, image = torch.compile(build_sam(architecture).image_encoder), picture()
+    return lambda: encoder(image)
+
+
+def whole(architecture: str, precision: str = "float32") -> Run:
+    """The whole model, on an image that SAM is asked about."""
+    model, image = build_clip_sam(architecture, precision), picture()
     return lambda: model(image)
 
 
-def whole_by_hand(architecture: str) -> Callable[[], object]:
+def whole_bf16(architecture: str) -> Run:
+    """The same with both encoders in bf16."""
+    return whole(architecture, "bf16")
+
+
+def skipped(architecture: str) -> Run:
+    """The whole model, on an image without an extreme region: SAM is not asked."""
+    model, image = build_clip_sam(architecture), picture()
+    model.ppg.min_score = 1.0
+    return lambda: model(image)
+
+
+def localizer_alone(architecture: str) -> Run:
+    """CLIP ViT-L-14-336 at 518 px, ``dense``."""
+    model, image = build_clip_sam(architecture), picture()
+    return lambda: model.localize(image)
+
+
+def prompts_and_decoder(architecture: str) -> Run:
+    """What follows the two encoders: PPG, three passes of the decoder, fusion."""
+    from anomalib_clipsam.torch_model import logits_to_map
+
+    model, anomaly_map = build_clip_sam(architecture), torch.rand(1, 518, 518)
+    features = torch.randn(1, 256, 64, 64)
+
+    def run() -> object:
+        prompts = model.ppg(anomaly_map, features)
+        output = model.cps(features, prompts, anomaly_map)
+        return model.fusion(anomaly_map, logits_to_map(output.logits_3, (518, 518)), prompts.peak)
+
+    return run
+
+
+def whole_by_hand(architecture: str) -> Run:
     """The same localizer, then segment_anything's ``SamPredictor``: ``set_image`` and three ``predict`` calls."""
     from segment_anything import SamPredictor
 
-    model, image = build_clip_sam(architecture), torch.rand(1, 3, 1024, 1024)
-    predictor = SamPredictor(build_stock_sam(architecture).eval())
+    model, image = build_clip_sam(architecture), picture()
+    predictor = SamPredictor(build_stock_sam(architecture))
     pixels = (image[0] * 255).byte().permute(1, 2, 0).numpy()
     labels = np.array([1] * POSITIVES + [0] * NEGATIVES)
     points = np.random.default_rng(0).uniform(0, 1023, (len(labels), 2))
@@ -107,29 +180,51 @@ def whole_by_hand(architecture: str) -> Callable[[], object]:
     return run
 
 
-def gated(architecture: str) -> Callable[[], object]:
-    """The whole model, ten images of which one has an extreme region, one after the other."""
-    model, image = build_clip_sam(architecture), torch.rand(1, 3, 1024, 1024)
+def winclip(architecture: str) -> Run:
+    """WinCLIP as anomalib has it, ViT-B-16-plus-240, zero-shot, two window sizes."""
+    from anomalib.models.image.winclip.torch_model import WinClipModel
 
-    def run() -> None:
-        for index in range(10):
-            model.ppg.min_score = 0.0 if index == 0 else 1.0
-            model(image)
-
-    return run
+    del architecture
+    model, image = WinClipModel(class_name="object").eval(), torch.rand(1, 3, 240, 240)
+    return lambda: model(image)
 
 
-def ungated(architecture: str) -> Callable[[], object]:
-    """The whole model, ten images that SAM is all asked about, one after the other."""
-    run_one = whole(architecture)
-    return lambda: [run_one() for _ in range(10)]
+def patchcore(architecture: str) -> Run:
+    """PatchCore as anomalib has it, WideResNet-50 at 224 px, its default."""
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    del architecture
+    model = PatchcoreModel(layers=("layer2", "layer3"), backbone="wide_resnet50_2", pre_trained=False).eval()
+    model.memory_bank = torch.randn(BANK, 1536)
+    image = torch.rand(1, 3, 224, 224)
+    return lambda: model(image)
 
 
-GROUPS: dict[str, dict[str, Callable[[str], Callable[[], object]]]] = {
-    "encoder": {"segment_anything's encoder": stock_encoder, "our encoder": lean_encoder},
-    "whole": {"localizer + SamPredictor by hand": whole_by_hand, "ClipSam": whole},
-    "clip": {"localizer (dense, 518 px)": dense_localizer, "ClipSam": whole},
-    "gating": {"SAM asked about 10 of 10": ungated, "SAM asked about 1 of 10": gated},
+GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
+    "encoder": {
+        "segment_anything's encoder": stock_encoder,
+        "our encoder": lean_encoder,
+        "our encoder, bf16": lean_encoder_bf16,
+    },
+    "whole": {
+        "localizer + SamPredictor by hand": whole_by_hand,
+        "ClipSam": whole,
+        "ClipSam, bf16": whole_bf16,
+        "WinCLIP": winclip,
+        "PatchCore": patchcore,
+    },
+    "stages": {
+        "ClipSam": whole,
+        "CLIP's map": localizer_alone,
+        "SAM's encoder": lean_encoder,
+        "PPG, CPS and fusion": prompts_and_decoder,
+    },
+    "gating": {"SAM is asked": whole, "SAM is skipped": skipped},
+    "settings": {
+        "our encoder": lean_encoder,
+        "channels_last": lean_encoder_channels_last,
+        "torch.compile": lean_encoder_compiled,
+    },
 }
 """Groups of subjects that are compared; the first one of a group is what the ratio refers to."""
 
@@ -146,11 +241,19 @@ def peak_memory(*, reset: bool = False) -> float:
 
 
 def matmul_seconds() -> float:
-    """Time a matrix product of 2 x 1536^3 operations."""
-    a, b = torch.ones(1536, 1536), torch.ones(1536, 1536)
+    """Time a matrix product in float32."""
+    a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
     begin = time.perf_counter()
     a @ b
     return time.perf_counter() - begin
+
+
+def count_operations(run: Run) -> float:
+    """Count the floating-point operations of matrix products and convolutions, two per multiplication."""
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):  # fused attention on a CPU is not in the counter's list
+        run()
+    return float(counter.get_total_flops())
 
 
 def work(group: str, subject: str, architecture: str, threads: int) -> None:
@@ -159,8 +262,8 @@ def work(group: str, subject: str, architecture: str, threads: int) -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         run = GROUPS[group][subject](architecture)
+        operations = float("nan") if subject == "torch.compile" else count_operations(run)
         run()
-        weights = peak_memory(reset=True)
         matmul_seconds()
         for _ in sys.stdin:
             before = min(matmul_seconds() for _ in range(3))
@@ -168,9 +271,15 @@ def work(group: str, subject: str, architecture: str, threads: int) -> None:
             begin = time.perf_counter()
             run()
             seconds = time.perf_counter() - begin
-            peak = peak_memory()
-            probe = max(before, min(matmul_seconds() for _ in range(3)))
-            result = {"seconds": seconds, "peak": peak, "above": peak - resident, "probe": probe, "built": weights}
+            above = peak_memory() - resident
+            after = min(matmul_seconds() for _ in range(3))
+            result = {
+                "seconds": seconds,
+                "above": above,
+                "fastest": min(before, after),
+                "slowest": max(before, after),
+                "operations": operations,
+            }
             print(json.dumps(result), flush=True)
 
 
@@ -192,43 +301,93 @@ def measure(group: str, args: argparse.Namespace) -> None:
                 process.stdin.write("run\n")
                 process.stdin.flush()
                 result = json.loads(process.stdout.readline())
-                fastest = min(fastest, result["probe"])
-                if result["probe"] <= SLOWER * fastest:
+                fastest = min(fastest, result["fastest"])
+                if result["slowest"] <= SLOWER * fastest:
                     break
                 rejected += 1
             runs[subject].append(result)
     for process in processes.values():
         process.stdin.close()
         process.wait()
-    first = next(iter(runs.values()))[1:]
-    print(f"\n{group}, {args.sam}, {args.threads} threads, {args.repeats} turns, {rejected} runs thrown away")
-    print("| | seconds (quartiles) | times as fast (quartiles) | memory above the weights, MB | of the first |")
-    print("|---|---|---|---|---|")
-    for subject, results in runs.items():
-        seconds = np.percentile([run["seconds"] for run in results[1:]], [25, 50, 75])
-        ratios = [a["seconds"] / b["seconds"] for a, b in zip(first, results[1:], strict=True)]
-        ratio = np.percentile(ratios, [25, 50, 75])
-        above = np.median([run["above"] for run in results[1:]])
-        share = above / np.median([run["above"] for run in first])
-        print(
-            f"| {subject} | {seconds[1]:.2f} ({seconds[0]:.2f} to {seconds[2]:.2f}) | "
-            f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f}) | {above:,.0f} | {share:.2f} |"
-        )
+    runs = {subject: results[1:] for subject, results in runs.items()}
+    peak = 2 * SIDE**3 / fastest
+    print(
+        f"\n{group}, SAM {args.sam}, {args.threads} threads, {args.repeats} turns, {rejected} runs thrown away, "
+        f"matrix products at {peak / 1e9:.0f} GFLOP/s\n"
+    )
+    print_table(runs, peak)
+    if group == "gating":
+        print_gating(*runs.values())
     sys.stdout.flush()
+
+
+def print_table(runs: dict[str, list[dict[str, float]]], peak: float) -> None:
+    """Print what the subjects of a group took, one image each."""
+    print(
+        "| | seconds per image (quartiles) | images/s | times as fast (quartiles) "
+        "| memory, MB | of the first | GFLOP | of peak |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    first = next(iter(runs.values()))
+    for subject, results in runs.items():
+        low, seconds, high = np.percentile([run["seconds"] for run in results], [25, 50, 75])
+        ratios = [a["seconds"] / b["seconds"] for a, b in zip(first, results, strict=True)]
+        slow, ratio, fast = np.percentile(ratios, [25, 50, 75])
+        above = np.median([run["above"] for run in results])
+        share = above / np.median([run["above"] for run in first])
+        operations = results[0]["operations"]
+        print(
+            f"| {subject} | {seconds:.2f} ({low:.2f} to {high:.2f}) | {1 / seconds:.2f} | {ratio:.2f} ({slow:.2f} to "
+            f"{fast:.2f}) | {above:,.0f} | {share:.2f} | {operations / 1e9:,.0f} | {operations / seconds / peak:.2f} |"
+        )
+
+
+def print_gating(asked: list[dict[str, float]], skipped: list[dict[str, float]]) -> None:
+    """Print what skipping SAM saves, by the share of images that have nothing extreme."""
+    print("\n| images that SAM skips | times as fast (quartiles) |\n|---|---|")
+    pairs = [(a["seconds"], b["seconds"]) for a, b in zip(asked, skipped, strict=True)]
+    for share in (0.5, 0.9, 0.99, 1.0):
+        ratios = [ask / (share * skip + (1 - share) * ask) for ask, skip in pairs]
+        low, ratio, high = np.percentile(ratios, [25, 50, 75])
+        print(f"| {share:.0%} | {ratio:.2f} ({low:.2f} to {high:.2f}) |")
+
+
+def print_growth(architecture: str) -> None:
+    """Print the operations of the stages by the size that CLIP sees and by the number of points."""
+    from anomalib_clipsam.sam.decoder import decode
+
+    with torch.inference_mode(), torch.device("meta"):  # nothing is computed
+        print("| CLIP's image | GFLOP of CLIP's map |\n|---|---|")
+        for size in (336, 518, 700, 1022):
+            localizer = build_clip_sam(architecture, clip_size=size).localizer
+            operations = count_operations(lambda: localizer(torch.empty(1, 3, size, size)))  # noqa: B023
+            print(f"| {size} px | {operations / 1e9:,.0f} |")
+        sam = build_clip_sam(architecture).sam
+        operations = count_operations(lambda: sam.image_encoder(torch.empty(1, 3, 1024, 1024)))
+        print(f"\nSAM's encoder, {architecture}: {operations / 1e9:,.0f} GFLOP\n")
+        print("| points | GFLOP of a decoder pass |\n|---|---|")
+        for points in (1, 9, 30, 100):
+            arguments = torch.empty(1, 256, 64, 64), torch.empty(1, points, 2), torch.empty(1, points)
+            operations = count_operations(lambda: decode(sam, *arguments))  # noqa: B023
+            print(f"| {points} | {operations / 1e9:,.1f} |")
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", nargs="+", choices=GROUPS, default=["encoder", "whole"])
+    parser.add_argument("--subjects", nargs="+", choices=GROUPS, default=["encoder", "whole", "stages", "gating"])
     parser.add_argument("--sam", choices=("vit_b", "vit_l", "vit_h"), default="vit_b")
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--growth", action="store_true", help="count operations by size and points, and stop")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--subject", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work(args.worker, args.subject, args.sam, args.threads)
+        return
+    if args.growth:
+        print_growth(args.sam)
         return
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {platform.system()}")
     for group in args.subjects:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -348,6 +349,29 @@ def test_checkpoint_of_another_model(fails: Callable, parts: Path, tmp_path: Pat
     code, message = fails("predict", *DEMO, f"--data={parts / 'good'}", f"--ckpt_path={tmp_path / 'padim.ckpt'}")
     assert code == 1
     assert "Padim" in message or "not one of ClipSam" in message
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut off", "changed", "pickle"])
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_damaged_checkpoint(
+    fails: Callable, folder_arguments: list[str], parts: Path, tmp_path: Path, damage: str, command: str
+) -> None:
+    file = tmp_path / "damaged.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, file)
+    whole = file.read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"This is no checkpoint.",
+        "cut off": whole[: len(whole) // 2],
+        "changed": whole[:100] + b"?" * 50 + whole[150:],
+        "pickle": pickle.dumps(print),
+    }
+    file.write_bytes(contents[damage])
+    data = [f"--data={parts / 'good'}"] if command == "predict" else folder_arguments
+    code, message = fails(command, *DEMO, *data, f"--ckpt_path={file}")
+    assert code == 1
+    assert f"{file} is damaged or no checkpoint" in message
+    assert "leave the path out" in message
 
 
 def test_checkpoint_that_is_missing(fails: Callable, parts: Path, tmp_path: Path) -> None:

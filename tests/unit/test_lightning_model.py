@@ -76,7 +76,10 @@ def model(prompts: str) -> ClipSam:
 
 def asked_about(model: ClipSam, category: str | None = None) -> str:
     """Class name after Lightning's ``setup`` with a data module of that category."""
-    model._trainer = SimpleNamespace(datamodule=None if category is None else SimpleNamespace(category=category))
+    model._trainer = SimpleNamespace(
+        datamodule=None if category is None else SimpleNamespace(category=category),
+        strategy=SimpleNamespace(checkpoint_io=None),
+    )
     model.setup("test")
     model._trainer = None
     return model.model.class_name

@@ -1,0 +1,76 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""How Lightning reads a checkpoint file for ClipSam: a file that is none, or is damaged, gets a sentence."""
+
+from __future__ import annotations
+
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.plugins import CheckpointIO
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+UNREADABLE = (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, ImportError)
+"""What ``torch.load`` raises for a damaged file, by where the damage is."""
+
+
+class CheckedCheckpointIO(CheckpointIO):
+    """The trainer's own way to read and write checkpoints, with an error that names the file.
+
+    Args:
+        inner (CheckpointIO): What it reads and writes with.
+    """
+
+    def __init__(self, inner: CheckpointIO) -> None:
+        self.inner = inner
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint. Arguments as Lightning's."""
+        self.inner.save_checkpoint(*args, **kwargs)
+
+    def remove_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Remove a checkpoint. Arguments as Lightning's."""
+        self.inner.remove_checkpoint(*args, **kwargs)
+
+    def teardown(self) -> None:
+        """End what is still being written."""
+        self.inner.teardown()
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path (Any): The file.
+            *args: As Lightning's.
+            **kwargs: As Lightning's.
+
+        Returns:
+            dict[str, Any]: What it holds.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be read.
+        """
+        try:
+            return self.inner.load_checkpoint(path, *args, **kwargs)
+        except UNREADABLE as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            msg = (
+                f"{path} is damaged or no checkpoint: {first_line} Give the file that `anomalib test` or `train` has "
+                "written, or leave the path out to calibrate anew."
+            )
+            raise ValueError(msg) from error
+
+
+def check_what_is_read(trainer: Trainer) -> None:
+    """Let a trainer read checkpoints with :class:`CheckedCheckpointIO`.
+
+    Args:
+        trainer (Trainer): The trainer, before it reads a checkpoint.
+    """
+    checkpoint_io = trainer.strategy.checkpoint_io
+    if not isinstance(checkpoint_io, CheckedCheckpointIO):
+        trainer.strategy.checkpoint_io = CheckedCheckpointIO(checkpoint_io)
