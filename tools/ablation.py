@@ -10,6 +10,8 @@ never-trained categories of ``DrawnParts``, and on a folder of magnetic tiles if
 these.
 
     python tools/ablation.py choose
+    python tools/ablation.py gate         # images that SAM skips by the floor of the map
+    python tools/ablation.py precision    # the error of bf16
     python tools/ablation.py report --magnetic_tile FOLDER
 """
 
@@ -144,15 +146,20 @@ def row(label: str, figures: dict[str, float], mark: str = "") -> str:
 HEADER = "| | F1-max | AP | AUROC | image AUROC | |\n|---|---|---|---|---|---|"
 
 
-def choose(model: ClipSam, per_category: int) -> None:
-    """Print a table per argument, and the choice."""
+def draw_training_sets(model: ClipSam, per_category: int) -> list[Encoded]:
+    """Draw and encode parts of every training category, a quarter of them good."""
     sets = []
     for category in tqdm(TRAINING_CATEGORIES, desc="encode"):
         rng = np.random.default_rng((11, zlib.crc32(category.encode())))
         kinds = defects_of(category)
         drawn = [draw_part(category, rng, None if i % 4 == 0 else kinds[i % len(kinds)]) for i in range(per_category)]
         sets.append(encode(model, *zip(*drawn, strict=True), category.replace("_", " ")))
+    return sets
 
+
+def choose(model: ClipSam, per_category: int) -> None:
+    """Print a table per argument, and the choice."""
+    sets = draw_training_sets(model, per_category)
     segmented, known = {}, {}
 
     def figures(arguments: dict) -> dict[str, float]:
@@ -179,6 +186,43 @@ def choose(model: ClipSam, per_category: int) -> None:
         for option in options:
             print(row(f"`{name}={option}`", results[option], "chosen" if option == chosen[name] else ""), flush=True)
     print("\nchosen:", chosen)
+
+
+def gate(model: ClipSam, per_category: int) -> None:
+    """Print how many parts SAM skips by the floor ``min_score``, and what that costs."""
+    sets = draw_training_sets(model, per_category)
+    defaults = {name: model.hparams[name] for name in START}
+    label = np.concatenate([encoded.label for encoded in sets])
+    print("| `min_score` | good parts skipped | defective parts skipped | F1-max | AP |\n|---|---|---|---|---|")
+    for floor in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        arguments = {**defaults, "min_score": floor}
+        skipped = np.concatenate([(e.anomaly_map.flatten(1).amax(1) < floor).numpy() for e in sets])
+        figures = mean([measure(predict(model, encoded, arguments), encoded) for encoded in sets])
+        print(
+            f"| {floor} | {skipped[~label].mean():.2f} | {skipped[label].mean():.2f} | {figures['F1-max']:.3f} | "
+            f"{figures['AP']:.3f} |",
+            flush=True,
+        )
+
+
+def compare_precisions(model: ClipSam, per_category: int) -> None:
+    """Print how far the answers in bf16 are from those in float32."""
+    defaults = {name: model.hparams[name] for name in START}
+    sets, maps, figures = {}, {}, {}
+    for precision in ("float32", "bf16"):
+        model.model.precision = precision
+        sets[precision] = draw_training_sets(model, per_category)
+        maps[precision] = [predict(model, encoded, defaults) for encoded in sets[precision]]
+        pairs = zip(maps[precision], sets[precision], strict=True)
+        figures[precision] = mean([measure(final, encoded) for final, encoded in pairs])
+    print(HEADER)
+    for precision, values in figures.items():
+        print(row(precision, values))
+    exact, rounded = (torch.cat([encoded.anomaly_map for encoded in sets[p]]) for p in sets)
+    final, other = (torch.cat(maps[p]) for p in sets)
+    scores = torch.cat([e.score for e in sets["float32"]]) - torch.cat([e.score for e in sets["bf16"]])
+    for name, error in (("CLIP map", exact - rounded), ("final map", final - other), ("image score", scores)):
+        print(f"{name}: mean difference {error.abs().mean():.1e}, largest {error.abs().max():.1e}")
 
 
 def read_tiles(folder: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -242,8 +286,8 @@ def report(model: ClipSam, root: Path, tiles: Path | None) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("choose", "report"))
-    parser.add_argument("--per_category", type=int, default=8, help="choose: pictures drawn of each training category")
+    parser.add_argument("command", choices=("choose", "gate", "precision", "report"))
+    parser.add_argument("--per_category", type=int, default=8, help="pictures drawn of each training category")
     parser.add_argument("--root", type=Path, default=Path("datasets/DrawnParts"), help="report: folder of DrawnParts")
     parser.add_argument("--magnetic_tile", type=Path, help="report: folder of the magnetic tiles")
     args = parser.parse_args()
@@ -251,6 +295,10 @@ def main() -> None:
     model = ClipSam(weights="demo").eval()
     if args.command == "choose":
         choose(model, args.per_category)
+    elif args.command == "gate":
+        gate(model, args.per_category)
+    elif args.command == "precision":
+        compare_precisions(model, args.per_category)
     else:
         report(model, args.root, args.magnetic_tile)
 

@@ -20,6 +20,7 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import Folder
 from anomalib.data.utils import read_image
 from anomalib.engine import Engine
+from lightning.pytorch import Callback
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomalib_clipsam import ClipSam
@@ -110,6 +111,28 @@ def test_checkpoint_is_small_and_predicts_the_same(
 def test_predict_on_one_image(anomalib: Callable, parts: Path, tmp_path: Path) -> None:
     anomalib("predict", *DEMO, f"--data={parts / 'defect' / '0.png'}")
     assert len(pictures(tmp_path / "results")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_number_of_images(parts: Path, tmp_path: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(parts.glob("[gd]*/*.png"))]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(200):
+        (folder / f"{index}.png").write_bytes(pictures[index % len(pictures)])
+    resident = []
+
+    class Watch(Callback):
+        def on_predict_batch_end(self, *_: object) -> None:
+            status = Path("/proc/self/status").read_text()
+            resident.append(int(status.split("VmRSS:")[1].split()[0]) * 1024)
+
+    engine = Engine(default_root_dir=tmp_path, logger=False, callbacks=[Watch()], enable_progress_bar=False)
+    engine.predict(ClipSam(weights="demo"), data_path=folder, return_predictions=False)
+    assert len(resident) == 200
+    one_image = 192 * 192 * 4 * 4
+    assert max(resident[-20:]) - max(resident[40:60]) < 20 * one_image  # 140 images lie between
 
 
 def test_predict_on_a_folder_without_labels(anomalib: Callable, parts: Path, tmp_path: Path) -> None:
