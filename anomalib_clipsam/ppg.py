@@ -182,8 +182,11 @@ class PointPromptGenerator(nn.Module):
             torch.Tensor: ``(B, H, W)`` bool.
         """
         radius = max(1, round((self.kernel_size - 1) / 2 * max(region.shape[-2:]) / CANVAS))
-        dilated = F.max_pool2d(region.float().unsqueeze(1), 2 * radius + 1, stride=1, padding=radius).squeeze(1)
-        return (dilated > 0) & ~region
+        side = 2 * radius + 1
+        dilated = region.float().unsqueeze(1)
+        for kernel, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):  # a square, one side at a time
+            dilated = F.max_pool2d(dilated, kernel, stride=1, padding=padding)
+        return (dilated.squeeze(1) > 0) & ~region
 
     def similarity(self, features: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compare SAM's features everywhere with those at the positive points.

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -185,7 +186,9 @@ def winclip(architecture: str) -> Run:
     from anomalib.models.image.winclip.torch_model import WinClipModel
 
     del architecture
-    model, image = WinClipModel(class_name="object").eval(), torch.rand(1, 3, 240, 240)
+    with patch("anomalib.models.image.winclip.torch_model.PRETRAINED", None):  # random weights
+        model = WinClipModel(class_name="object").eval()
+    image = torch.rand(1, 3, 240, 240)
     return lambda: model(image)
 
 
