@@ -198,7 +198,7 @@ WEIGHTS: dict[str, WeightPair] = {
         map_size=518,
     ),
     "demo": WeightPair(
-        _demo("CLIP", 160, 8_818_306, "932559b7b035910e17e4f89adbbfaefb8b3db359c09f85f983ba8d87d3aded26"),
+        _demo("CLIP", 160, 8_818_306, "a56e36bddb16a39ddf9230e0914eb980303e3525ec67655f3742e55901dd6480"),
         _demo("SAM", 192, 5_600_720, "398ebb8300492ef234f2caaf14878f525a38662f782a030fa478cde06d34bf86"),
         map_size=192,
     ),
