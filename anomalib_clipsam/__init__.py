@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from anomalib_clipsam.demo.datamodule import DrawnParts
     from anomalib_clipsam.lightning_model import ClipSam
     from anomalib_clipsam.torch_model import ClipSamModel
+    from anomalib_clipsam.visualizer import PromptVisualizer
 
 __version__ = "0.1.0"
 
-__all__ = ["ClipSam", "ClipSamModel", "DrawnParts", "__version__"]
+__all__ = ["ClipSam", "ClipSamModel", "DrawnParts", "PromptVisualizer", "__version__"]
 
 _LAZY = {
     "ClipSam": "anomalib_clipsam.lightning_model",
     "ClipSamModel": "anomalib_clipsam.torch_model",
     "DrawnParts": "anomalib_clipsam.demo.datamodule",
+    "PromptVisualizer": "anomalib_clipsam.visualizer",
 }
 
 

@@ -10,14 +10,17 @@ Example:
     >>> # anomalib-clipsam weights list                          # what is here, sizes, licences
     >>> # anomalib-clipsam weights fetch vit_b --to FOLDER       # prepare a folder for a machine without a network
     >>> # anomalib-clipsam weights verify                        # compare what is here with the table
+    >>> # anomalib-clipsam predictions FOLDER --to scores.csv    # score, label, mask area and boxes of each picture
+    >>> # anomalib-clipsam compare --config compare.yaml         # anomalib's models side by side
 """
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -130,6 +133,60 @@ def verify_weights() -> tuple[str, bool]:
     return "\n".join([*lines, ""]), sound
 
 
+def predictions(folder: Path, table: Path, weights: str, class_name: str | None, checkpoint: Path | None) -> str:
+    """Score the pictures of a folder with ClipSam, and write a table.
+
+    Args:
+        folder (Path): A picture, or a folder of pictures.
+        table (Path): CSV file to write.
+        weights (str): Value of ``--model.weights``.
+        class_name (str | None): Name of the part in the text prompts.
+        checkpoint (Path | None): Checkpoint with calibrated thresholds. ``None``: a threshold of 0.5.
+
+    Returns:
+        str: Where the table is.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If an argument is wrong, or no picture can be scored.
+    """
+    from anomalib.engine import Engine
+
+    from anomalib_clipsam.lightning_model import ClipSam
+    from anomalib_clipsam.prediction_table import PredictionTable
+
+    model = ClipSam(weights=weights, class_name=class_name, visualizer=PredictionTable(table))
+    with TemporaryDirectory() as workspace:
+        engine = Engine(default_root_dir=workspace, logger=False, devices=1)
+        engine.predict(model, data_path=folder, ckpt_path=checkpoint, return_predictions=False)
+    return f"Wrote {table}.\n"
+
+
+def compare(config: Path, output: Path | None) -> tuple[str, int]:
+    """Compare models on data sets.
+
+    Args:
+        config (Path): Configuration file.
+        output (Path | None): Folder of the results. ``None`` takes the file's.
+
+    Returns:
+        tuple[str, int]: The tables, and the exit code: 1 if a pair failed.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If the configuration is wrong.
+    """
+    from anomalib_clipsam.compare.config import read_config
+    from anomalib_clipsam.compare.run import compare as run
+    from anomalib_clipsam.compare.table import to_markdown
+
+    comparison = read_config(config)
+    if output is not None:
+        comparison = replace(comparison, output=str(output))
+    rows = run(comparison)
+    return to_markdown(comparison, rows), int(any(row.error for row in rows))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line.
 
@@ -173,6 +230,36 @@ def build_parser() -> argparse.ArgumentParser:
         return text, 0 if sound else 1
 
     command.set_defaults(command=command, run=verify)
+
+    command = commands.add_parser(
+        "predictions",
+        help="a folder's scores, labels, mask areas and boxes as CSV",
+        description="Score the pictures of a folder with ClipSam, and write a line per picture into a CSV file.",
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
+    command.add_argument("--to", type=Path, required=True, metavar="FILE.csv", help="file to write")
+    command.add_argument("--weights", default="vit_h", help="as --model.weights (default: vit_h)")
+    command.add_argument("--class-name", metavar="NAME", help="name of the part in the text prompts")
+    command.add_argument(
+        "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"
+    )
+    command.set_defaults(
+        command=command,
+        run=lambda options: (
+            predictions(options.folder, options.to, options.weights, options.class_name, options.checkpoint),
+            0,
+        ),
+    )
+
+    command = commands.add_parser(
+        "compare",
+        help="anomalib's models side by side",
+        description="Compare models on data sets, and write tables and a report. A second call goes on where the first "
+        "ended. The exit code is 1 if a model failed on a data set.",
+    )
+    command.add_argument("--config", type=Path, required=True, metavar="FILE.yaml", help="models and data sets")
+    command.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results, in place of the file's")
+    command.set_defaults(command=command, run=lambda options: compare(options.config, options.output))
     return parser
 
 

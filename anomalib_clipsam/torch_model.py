@@ -198,6 +198,20 @@ class ClipSamModel(nn.Module):
         image = image.clamp(0, 1)
         # CLIP map
         anomaly_map, score = self.localize(image)
+        return self.refine(image, anomaly_map, score)
+
+    @torch.no_grad()
+    def refine(self, image: torch.Tensor, anomaly_map: torch.Tensor, score: torch.Tensor) -> ClipSamStages:
+        """Ask SAM about images of which CLIP's answer is known.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+            anomaly_map (torch.Tensor): S_a, as :meth:`localize` gives it, ``(B, H, W)``.
+            score (torch.Tensor): Image score, ``(B,)``.
+
+        Returns:
+            ClipSamStages: All results; see :meth:`stages`.
+        """
         if self.sam is None:
             return ClipSamStages(anomaly_map, *[None] * 10, fused_map=anomaly_map, score=score)
 

@@ -1,0 +1,96 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Small pictures of some test images, kept for the report: map and mask of each model, and ClipSam's stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib.visualization import Visualizer
+from PIL import Image
+
+from anomalib_clipsam.torch_model import ClipSamModel
+from anomalib_clipsam.visualizer import TRUTH, draw_item, fit, heat, outline
+
+if TYPE_CHECKING:
+    from anomalib.data import ImageBatch
+    from lightning import LightningModule, Trainer
+
+INDEX = "index.json"
+SIZE = 256
+
+
+class ReportPictures(Visualizer):
+    """Draw the chosen images of a test pass, once the post-processor is done with them.
+
+    Args:
+        folder (Path): Folder of the pair; what is in it is replaced.
+        chosen (set[str]): Files of the images.
+        truth (Any): Gives the true mask ``(H, W)`` for a file, or ``None``.
+    """
+
+    def __init__(self, folder: Path, chosen: set[str], truth: Any) -> None:
+        super().__init__()
+        self.folder = folder
+        self.chosen = chosen
+        self.truth = truth
+        self.entries: list[dict[str, Any]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with an empty folder."""
+        del trainer, pl_module
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: ImageBatch,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the chosen images of a batch."""
+        del trainer, outputs, batch_idx, dataloader_idx
+        for index, item in enumerate(batch):
+            path = str(item.image_path)
+            if path not in self.chosen:
+                continue
+            picture = fit(Image.open(path).convert("RGB"), SIZE)
+            mask = self.truth(path)
+            drawn = {"image": picture}
+            if mask is not None:
+                drawn["truth"] = outline(picture, mask, TRUTH)
+            if item.anomaly_map is not None:
+                drawn["map"] = heat(picture, item.anomaly_map.squeeze().nan_to_num().clamp(0, 1))
+            if item.pred_mask is not None:
+                drawn["mask"] = outline(picture, item.pred_mask.squeeze(), TRUTH)
+            stages = {}
+            if isinstance(pl_module.model, ClipSamModel):
+                stages = draw_item(pl_module.model, batch.image[index : index + 1], item, SIZE)
+            self.entries.append(
+                {
+                    "path": path,
+                    "defective": bool(item.gt_label),
+                    "score": float(item.pred_score),
+                    "decision": None if item.pred_label is None else bool(item.pred_label),
+                    "pictures": {name: self._save(drawn_one) for name, drawn_one in drawn.items()},
+                    "stages": {title: self._save(panel) for title, panel in stages.items()},
+                }
+            )
+
+    def _save(self, picture: Image.Image) -> str:
+        """Save a picture, and give its name."""
+        name = f"{len(list(self.folder.iterdir())):04}.webp"
+        picture.save(self.folder / name, quality=70)
+        return name
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down which picture is which."""
+        del trainer, pl_module
+        (self.folder / INDEX).write_text(json.dumps(self.entries), encoding="utf-8")

@@ -1,0 +1,91 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""``report.html``: the tables and the pictures of a comparison in one page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib_clipsam.compare.config import PUBLISHED
+from anomalib_clipsam.compare.pictures import INDEX
+from anomalib_clipsam.compare.table import COSTS, HEADINGS, data_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_clipsam.compare.config import Comparison
+    from anomalib_clipsam.compare.table import Row
+
+PICTURES = "pictures"
+"""Folder of the pictures, below that of the results; a folder in it belongs to a pair."""
+
+
+def write_report(output: Path, comparison: Comparison, rows: Sequence[Row]) -> None:
+    """Write the page.
+
+    Args:
+        output (Path): Folder of the results, with the pictures of each pair.
+        comparison (Comparison): What is compared.
+        rows (Sequence[Row]): All rows, in their order.
+    """
+    data = {
+        "mapSize": comparison.map_size,
+        "seed": comparison.seed,
+        "headings": [*HEADINGS, *COSTS],
+        "models": [model.label for model in comparison.models],
+        "tables": [
+            {
+                "data": entry.label,
+                "lines": [vars(line) for line in data_lines([row for row in rows if row.data == entry.label], entry)],
+                "published": [[name, *values] for name, values in PUBLISHED.get(entry.published, {}).items()],
+            }
+            for entry in comparison.data
+        ],
+        "failed": [[row.model, f"{row.data} {row.category}".rstrip(), row.error] for row in rows if row.error],
+        "images": list(_images(output, rows).values()),
+    }
+    content = json.dumps(data).replace("<", "\\u003c")  # so that no label can end the script element
+    template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    fresh = output / "report.html.new"
+    fresh.write_text(template.replace("null /* data */", content), encoding="utf-8")
+    fresh.replace(output / "report.html")
+
+
+def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Gather what the models said of each image that is shown."""
+    images: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        folder = output / PICTURES / row.fingerprint
+        if row.error or not (folder / INDEX).exists():
+            continue
+        for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+            path, pictures = Path(entry["path"]), entry["pictures"]
+            image = images.setdefault(
+                (row.data, row.category, entry["path"]),
+                {
+                    "data": row.data,
+                    "category": row.category or "all",
+                    "kind": path.parent.name,
+                    "name": path.name,
+                    "defective": entry["defective"],
+                    **{name: _inline(folder / pictures[name]) for name in ("image", "truth") if name in pictures},
+                    "models": {},
+                },
+            )
+            image["models"][row.model] = {
+                "score": round(entry["score"], 4),
+                "decision": entry["decision"],
+                **{name: _inline(folder / pictures[name]) for name in ("map", "mask") if name in pictures},
+                "stages": [[title, _inline(folder / name)] for title, name in entry["stages"].items()],
+            }
+    return images
+
+
+def _inline(path: Path) -> str:
+    """Give a picture as an address that holds it."""
+    return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

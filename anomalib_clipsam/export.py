@@ -1,0 +1,396 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Export: CLIP, PPG and CPS in one file, or CLIP's part and SAM's part in two.
+
+anomalib writes the files; here stands what the method needs beside that: a graph that starts with the pre-processor's
+resize, so that pictures of any size go in; metadata; OpenVINO's own operators where its reader takes others.
+
+Letters: B images, H W map.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.deploy import CompressionType, ExportType
+from anomalib.models.components.base.export_mixin import ExportMixin
+from anomalib.models.components.base.export_mixin.utils import create_export_root
+from lightning_utilities.core.imports import module_available
+from torch import nn
+
+from anomalib_clipsam import __version__
+
+if TYPE_CHECKING:
+    from anomalib.data import AnomalibDataModule
+    from openvino import Model, Node
+    from torchmetrics import Metric
+
+    from anomalib_clipsam.lightning_model import ClipSam
+
+logger = logging.getLogger(__name__)
+
+OPSET = 18
+"""ONNX operators: the first set with antialiased resizing."""
+ONE_FILE_BYTES = 2**31 - 2**20
+"""Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
+weights in a second file beside it."""
+INPUTS = ("input", "clip_map")
+"""Names of the refiner's inputs; the first is that of every other graph."""
+EXAMPLE = (2, 3, 32, 32)
+"""Shape of the images that are traced. With one image, torch would take the batch size for fixed."""
+
+
+class ClipSamExport(ExportMixin):
+    """anomalib's exports for the whole of ClipSam, and one in two parts.
+
+    To be mixed into :class:`anomalib_clipsam.lightning_model.ClipSam`. Class name and text embeddings are those that
+    the model has when it is exported: of its argument, the checkpoint, or its last pass.
+    """
+
+    def export_metadata(self: ClipSam) -> dict[str, str]:
+        """Say what an exported model was made of.
+
+        Returns:
+            dict[str, str]: ``"anomalib_clipsam"`` (version) and ``"class_name"``; as JSON, ``"weights"`` (names and
+            SHA-256), ``"thresholds"`` (they are in the graph too) and ``"preprocessing"``.
+        """
+        pre_processor, post_processor = self.pre_processor, self.post_processor
+        names = ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+        thresholds = {name: getattr(post_processor, name).item() for name in names if post_processor}
+        preprocessing = {
+            "input": "RGB, float32 in [0, 1], batch x 3 x height x width",
+            "in_the_graph": str(pre_processor.transform) if pre_processor else None,
+            "map_size": self.model.map_size,
+        }
+        return {
+            "anomalib_clipsam": __version__,
+            "class_name": self.model.class_name,
+            "weights": json.dumps(self.frozen_weights()),
+            "thresholds": json.dumps(thresholds),
+            "preprocessing": json.dumps(preprocessing),
+        }
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export for anomalib's ``TorchInferencer``.
+
+        Args:
+            export_root (Path | str): Folder in which ``weights/torch`` is made.
+            model_file_name (str): Name of the file, without its suffix. Defaults to ``"model"``.
+
+        Returns:
+            Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :meth:`export_metadata`.
+        """
+        path = create_export_root(export_root, ExportType.TORCH) / f"{model_file_name}.pt"
+        torch.save({"model": self, "metadata": self.export_metadata()}, path)
+        return path
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Export to ONNX.
+
+        Input ``input``: ``(B, 3, height, width)``, RGB in [0, 1], of any size. Outputs: ``pred_score`` and
+        ``pred_label`` ``(B,)``; ``anomaly_map`` and ``pred_mask`` ``(B, H, W)``.
+
+        Args:
+            export_root (Path | str): Folder in which ``weights/onnx`` is made.
+            model_file_name (str): Name of the file, without its suffix. Defaults to ``"model"``.
+            input_size (tuple[int, int] | None): Only size of images to take, height and width. Defaults to ``None``,
+                any.
+            **kwargs: Arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path: The file. A model of 2 GiB or more has its weights beside it, in a file of the same name and
+            ``.data``.
+
+        Raises:
+            ModuleNotFoundError: If a package is missing; the message has the line that installs it.
+        """
+        _check_installed("onnx", "onnxscript")
+        logger.info("The exported model asks about '%s'. Give `class_name` to have another.", self.model.class_name)
+        kwargs.setdefault("opset_version", OPSET)
+        path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        _finish_onnx(path, self.export_metadata(), one_file="external_data" not in kwargs)
+        return path
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: str | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Export to OpenVINO. Inputs and outputs are those of :meth:`to_onnx`.
+
+        Where a CPU has bf16, OpenVINO computes in it unless told otherwise: compile the model with
+        ``INFERENCE_PRECISION_HINT`` set to ``"f32"``. anomalib's ``OpenVINOInferencer`` takes that as ``config``.
+
+        Args:
+            export_root (Path | str): Folder in which ``weights/openvino`` is made.
+            model_file_name (str): Name of the files, without their suffix. Defaults to ``"model"``.
+            input_size (tuple[int, int] | None): Only size of images to take, height and width. Defaults to ``None``,
+                any.
+            compression_type (CompressionType | None): ``FP16`` or ``INT8`` for the weights; ``INT8_PTQ`` or
+                ``INT8_ACQ`` for the computation too. Defaults to ``None``, FP32.
+            datamodule (AnomalibDataModule | None): Pictures for ``INT8_PTQ`` and ``INT8_ACQ``. Defaults to ``None``.
+            metric (Metric | None): For ``INT8_ACQ``, as in anomalib. Defaults to ``None``.
+            task (str | None): For ``INT8_ACQ``, as in anomalib. Defaults to ``None``.
+            max_drop (float): For ``INT8_ACQ``, as in anomalib. Defaults to ``0.01``.
+            ov_kwargs (dict[str, Any] | None): Arguments of ``openvino.convert_model``. Defaults to ``None``.
+            onnx_kwargs (dict[str, Any] | None): Arguments of ``torch.onnx.export``. Defaults to ``None``.
+
+        Returns:
+            Path: The ``.xml`` file; the weights are beside it in a ``.bin`` file.
+
+        Raises:
+            ModuleNotFoundError: If a package is missing; the message has the line that installs it.
+            ValueError: If the compression needs a data module and none is given.
+        """
+        compression = None if compression_type is None else CompressionType(compression_type)
+        _check_compression(compression, datamodule)
+        with TemporaryDirectory() as folder:
+            onnx_path = self.to_onnx(folder, model_file_name, input_size, **(onnx_kwargs or {}))
+            model = _read_onnx(onnx_path, **(ov_kwargs or {}))
+            if compression not in (None, CompressionType.FP16):
+                if datamodule is not None:
+                    datamodule.prepare_data()
+                model = self._compress_ov_model(model, compression, datamodule, metric, task, max_drop)
+            path = create_export_root(export_root, ExportType.OPENVINO) / f"{model_file_name}.xml"
+            _write_openvino(model, path, self.export_metadata(), compression)
+        return path
+
+    def to_parts(
+        self: ClipSam,
+        export_root: Path | str,
+        export_type: ExportType | str = ExportType.ONNX,
+        model_file_name: str = "model",
+        compression_type: CompressionType | None = None,
+    ) -> tuple[Path, Path]:
+        """Export CLIP's part and SAM's part to two files, so that SAM need not run on every image.
+
+        The **localizer** takes ``input`` as :meth:`to_onnx` says, and gives ``pred_score`` and ``pred_label``, which
+        SAM has no part in; ``anomaly_map``, CLIP's alone, normalised; ``clip_map``, the same before that, for the
+        refiner; and ``suspicious`` ``(B,)`` bool, whether the image has a region to ask SAM about. Where it has none,
+        this is the whole model's answer, with an empty mask.
+
+        The **refiner** takes ``input``, the same images, and ``clip_map``, and gives ``anomaly_map`` and ``pred_mask``.
+
+        Args:
+            export_root (Path | str): Folder in which ``weights/onnx`` or ``weights/openvino`` is made.
+            export_type (ExportType | str): ``"onnx"`` or ``"openvino"``. Defaults to ``"onnx"``.
+            model_file_name (str): What the names of the files start with. Defaults to ``"model"``.
+            compression_type (CompressionType | None): For OpenVINO: ``FP16`` or ``INT8``. Defaults to ``None``, FP32.
+
+        Returns:
+            tuple[Path, Path]: The files ``<name>_localizer`` and ``<name>_refiner``.
+
+        Raises:
+            ModuleNotFoundError: If a package is missing; the message has the line that installs it.
+            ValueError: If the model has no SAM, or the parts cannot be exported in that way.
+        """
+        export_type = ExportType(export_type)
+        compression = None if compression_type is None else CompressionType(compression_type)
+        if self.model.sam is None:
+            msg = "With refine=False there is no SAM to split off. Export the model with `to_onnx` or `to_openvino`."
+            raise ValueError(msg)
+        allowed = {ExportType.ONNX: (None,), ExportType.OPENVINO: (None, CompressionType.FP16, CompressionType.INT8)}
+        if compression not in allowed.get(export_type, ()):
+            msg = "Parts are exported to ONNX as they are, or to OpenVINO, in FP16 or INT8 too. Choose one of these."
+            raise ValueError(msg)
+        if export_type is ExportType.OPENVINO:
+            _check_compression(compression, None)
+        _check_installed("onnx", "onnxscript")
+        image = torch.zeros(EXAMPLE, device=self.device)
+        # one name for the batch size of both inputs of the refiner
+        batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
+        shapes = ({0: batch, 2: height, 3: width}, {0: batch})
+        localizer, refiner = LocalizerPart(self).eval(), RefinerPart(self).eval()
+        with torch.no_grad():
+            clip_map = localizer(image)[3]
+        folder, metadata = create_export_root(export_root, export_type), self.export_metadata()
+        paths = []
+        for part, example in ((localizer, (image,)), (refiner, (image, clip_map))):
+            with TemporaryDirectory() as scratch:
+                path = folder / f"{model_file_name}_{part.NAME}.onnx"
+                onnx_path = path if export_type is ExportType.ONNX else Path(scratch) / path.name
+                torch.onnx.export(
+                    part,
+                    example,
+                    str(onnx_path),
+                    dynamo=True,
+                    opset_version=OPSET,
+                    input_names=INPUTS[: len(example)],
+                    output_names=part.OUTPUTS,
+                    dynamic_shapes=shapes[: len(example)],
+                )
+                _finish_onnx(onnx_path, metadata)
+                if export_type is ExportType.OPENVINO:
+                    path = path.with_suffix(".xml")
+                    model = _read_onnx(onnx_path)
+                    if compression is CompressionType.INT8:
+                        model = self._compress_ov_model(model, compression)
+                    _write_openvino(model, path, metadata, compression)
+                paths.append(path)
+        return paths[0], paths[1]
+
+
+class _Part(nn.Module):
+    """A part of the pipeline.
+
+    Args:
+        pipeline (ClipSam): The whole.
+    """
+
+    def __init__(self, pipeline: ClipSam) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+
+    def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
+        pre_processor = self.pipeline.pre_processor
+        return (pre_processor(image) if pre_processor else image).clamp(0, 1)
+
+    def _post_process(self, predictions: InferenceBatch) -> InferenceBatch:
+        post_processor = self.pipeline.post_processor
+        return post_processor(predictions) if post_processor else predictions
+
+
+class LocalizerPart(_Part):
+    """What comes before SAM. See :meth:`ClipSamExport.to_parts`."""
+
+    NAME = "localizer"
+    OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "clip_map", "suspicious")
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Localize.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, ...]: What :attr:`OUTPUTS` names.
+        """
+        model = self.pipeline.model
+        clip_map, score = model.localize(self._pre_process(image))
+        processed = self._post_process(InferenceBatch(pred_score=score, anomaly_map=clip_map))
+        suspicious = model.ppg.extreme_region(clip_map).flatten(1).any(dim=1)
+        # The map has two names, and the exporter gives one to each output: hence the copy.
+        return processed.pred_score, processed.pred_label, processed.anomaly_map, clip_map.clone(), suspicious
+
+
+class RefinerPart(_Part):
+    """SAM's part: PPG, CPS and fusion. See :meth:`ClipSamExport.to_parts`."""
+
+    NAME = "refiner"
+    OUTPUTS = ("anomaly_map", "pred_mask")
+
+    def forward(self, image: torch.Tensor, clip_map: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Refine.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+            clip_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, ...]: What :attr:`OUTPUTS` names.
+        """
+        stages = self.pipeline.model.refine(self._pre_process(image), clip_map, clip_map.amax(dim=(-2, -1)))
+        predictions = InferenceBatch(pred_score=stages.score, anomaly_map=stages.fused_map, pred_mask=stages.mask)
+        processed = self._post_process(predictions)
+        return processed.anomaly_map, processed.pred_mask
+
+
+def _check_installed(*modules: str) -> None:
+    """Raise if a module is missing."""
+    missing = [module for module in modules if not module_available(module)]
+    if missing:
+        msg = f"The export needs {' and '.join(missing)}. Install with `pip install 'anomalib_clipsam[openvino]'`."
+        raise ModuleNotFoundError(msg)
+
+
+def _check_compression(compression: CompressionType | None, datamodule: AnomalibDataModule | None) -> None:
+    """Raise if OpenVINO's files cannot be written in this way, before minutes are spent on the graph."""
+    _check_installed("openvino")
+    if compression not in (None, CompressionType.FP16):
+        _check_installed("nncf")
+    if compression in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ) and datamodule is None:
+        msg = f"{compression.name} is calibrated on pictures. Give a data module, on the command line with `--data`."
+        raise ValueError(msg)
+
+
+def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) -> None:
+    """Write metadata into an ONNX file, and the weights too if one file can hold them."""
+    import onnx
+
+    data = path.with_name(f"{path.name}.data")
+    model = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(model, metadata)
+    merge = one_file and data.exists() and path.stat().st_size + data.stat().st_size < ONE_FILE_BYTES
+    if merge:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    onnx.save(model, path)
+    if merge:
+        data.unlink()
+
+
+def _read_onnx(path: Path, **kwargs: Any) -> Model:
+    """Convert a model to OpenVINO, and put right what its reader of ONNX files takes for something else.
+
+    It drops the antialiasing of a bicubic resize, which OpenVINO has under a name of its own. And its maximum over
+    negative infinity is the lowest finite number, so that PPG would find a point where none is left.
+    """
+    import openvino as ov
+    from openvino import opset11
+
+    model = ov.convert_model(path, **kwargs)
+    lowest = opset11.constant(np.float32(np.finfo(np.float16).min))
+    for node in model.get_ops():
+        kind, attributes = node.get_type_name(), node.get_attributes()
+        if kind == "Interpolate" and attributes["mode"] == "cubic" and attributes["antialias"]:
+            mended = opset11.interpolate(
+                node.input_value(0),
+                node.input_value(1),
+                "bicubic_pillow",
+                attributes["shape_calculation_mode"],
+                pads_begin=attributes["pads_begin"],
+                pads_end=attributes["pads_end"],
+                cube_coeff=attributes["cube_coeff"],
+            )
+        elif kind == "Equal" and _is_minus_infinity(node.input_value(1).get_node()):
+            mended = opset11.less_equal(node.input_value(0), lowest)
+        else:
+            continue
+        node.output(0).replace(mended.output(0))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _is_minus_infinity(node: Node) -> bool:
+    """Say whether a node of OpenVINO's is that constant."""
+    return node.get_type_name() == "Constant" and node.get_element_type().is_real() and np.isneginf(node.data).all()
+
+
+def _write_openvino(model: Model, path: Path, metadata: dict[str, str], compression: CompressionType | None) -> None:
+    """Write a model of OpenVINO's, with metadata."""
+    import openvino as ov
+
+    for key, value in metadata.items():
+        model.set_rt_info(value, ["model_info", key])
+    ov.save_model(model, path, compress_to_fp16=compression is CompressionType.FP16)

@@ -1,0 +1,28 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Show SAM only what CLIP finds suspicious: `python gate.py model_localizer.onnx model_refiner.onnx *.png`.
+
+The two files are written by `ClipSam(...).to_parts("exported")`. Needs `pip install numpy onnxruntime pillow`.
+"""
+
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+localizer, refiner = (onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in sys.argv[1:3])
+asked = 0
+for path in sys.argv[3:]:
+    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255  # (height, width, 3)
+    image = pixels.transpose(2, 0, 1)[None]
+    names = ["pred_score", "pred_label", "clip_map", "suspicious"]
+    score, label, clip_map, suspicious = localizer.run(names, {"input": image})
+    mask = np.zeros(clip_map.shape, dtype=bool)
+    # Change this line to what the line needs, say `if label[0]`. As it is, the answers are those of the whole model.
+    if suspicious[0]:
+        (mask,) = refiner.run(["pred_mask"], {"input": image, "clip_map": clip_map})
+        asked += 1
+    print(f"{path}: {'anomalous' if label[0] else 'normal'}, score {score[0]:.4f}, mask {mask.sum()} pixels")
+print(f"SAM ran on {asked} of {len(sys.argv) - 3} pictures")

@@ -1,0 +1,311 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What anomalib exports of ClipSam gives what the Engine gives, with anomalib's inferencers and without torch.
+
+The thresholds are calibrated first, so that a graph without them would answer otherwise.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib.cli import AnomalibCLI
+from anomalib.data import Folder
+from anomalib.data.utils import read_image
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from PIL import Image
+
+from anomalib_clipsam import ClipSam
+from anomalib_clipsam.demo.drawing import draw_part
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+FULL_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+Answer = dict[str, np.ndarray]
+Predict = Callable[[Path], Answer]
+
+
+@dataclass
+class Pipeline:
+    """A calibrated model, its checkpoint, and what the command line exported of it."""
+
+    model: ClipSam
+    checkpoint: Path
+    root: Path
+
+    @property
+    def onnx(self) -> Path:
+        return self.root / "weights" / "onnx" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def pipeline(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """Calibrate on drawn capsules, and export to ONNX from the checkpoint: half a minute, for all tests."""
+    root = tmp_path_factory.mktemp("exported")
+    torch.set_num_threads(1)
+    data = Folder("parts", "good", parts, "defect", "good", "mask", val_split_mode="same_as_test", num_workers=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_clipsam.clip.text_cache.cache_folder", lambda: root / "text")
+        model = ClipSam(weights="demo", class_name="capsule")
+        engine = Engine(default_root_dir=root, accelerator="cpu")
+        engine.test(model=model, datamodule=data)
+        (checkpoint,) = root.rglob("*.ckpt")
+        command = ["--model=ClipSam", "--model.weights=demo", "--export_type=onnx", f"--ckpt_path={checkpoint}"]
+        AnomalibCLI(["export", *command, f"--export_root={root}"])
+        yield Pipeline(model, checkpoint, root)
+
+
+def to_openvino(pipeline: Pipeline, root: Path, **arguments: object) -> Path:
+    """Export by the Engine, from the graph that is there already: tracing it again would take half a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClipSam, "to_onnx", lambda *_: pipeline.onnx)
+        return Engine(default_root_dir=root).export(pipeline.model, "openvino", export_root=root, **arguments)
+
+
+@pytest.fixture(scope="module")
+def openvino_file(pipeline: Pipeline) -> Path:
+    return to_openvino(pipeline, pipeline.root)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn parts of several sizes, wide and tall, larger and smaller than the model's; and one that is plain grey."""
+    folder = tmp_path_factory.mktemp("drawn")
+    sizes = {"crack": (300, 200), "scratch": (150, 230), "stain": (192, 192), None: (90, 400)}
+    for index, (defect, size) in enumerate(sizes.items()):
+        image, _ = draw_part("capsule", np.random.default_rng(index), defect)
+        Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    Image.new("RGB", (100, 100), "grey").save(folder / "grey.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures each of good and broken magnetic tiles."""
+    if not (SHARED / "magnetic_tile").is_dir():
+        pytest.skip("the pictures of magnetic tiles are not here")
+    folder = tmp_path_factory.mktemp("tiles")
+    for kind in ("good", "break", "blowhole"):
+        for path in sorted((SHARED / "magnetic_tile" / kind).iterdir())[:3]:
+            shutil.copy(path, folder / f"{kind}_{path.name}")
+    return folder
+
+
+def predicted(pipeline: Pipeline, folder: Path) -> dict[Path, Answer]:
+    """What ``Engine.predict`` gives."""
+    engine = Engine(default_root_dir=pipeline.root / "predicted", accelerator="cpu")
+    batches = engine.predict(model=pipeline.model, data_path=folder)
+    return {
+        Path(path): {name: getattr(batch, name)[index].numpy() for name in OUTPUTS}
+        for batch in batches
+        for index, path in enumerate(batch.image_path)
+    }
+
+
+def assert_same(answers: dict[Path, Answer], predict: Predict) -> None:
+    """Compare as the issue on export demands."""
+    assert answers
+    for path, expected in answers.items():
+        answer = predict(path)
+        np.testing.assert_allclose(answer["anomaly_map"].squeeze(), expected["anomaly_map"], atol=1e-3, rtol=0)
+        np.testing.assert_allclose(answer["pred_score"].squeeze(), expected["pred_score"], atol=1e-3, rtol=0)
+        assert bool(answer["pred_label"].squeeze()) == bool(expected["pred_label"])
+        mask = answer["pred_mask"].squeeze().astype(bool)
+        both, either = (mask & expected["pred_mask"]).sum(), (mask | expected["pred_mask"]).sum()
+        assert both >= 0.99 * either, path
+
+
+def read(path: Path) -> np.ndarray:
+    return read_image(path, as_tensor=True).unsqueeze(0).numpy()
+
+
+def in_onnx_runtime(path: Path) -> Callable[..., Answer]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images, **more: dict(zip(names, session.run(None, {"input": images, **more}), strict=True))
+
+
+def in_openvino(path: Path) -> Predict:
+    """Predict with anomalib's own inferencer, which leaves ``openvino_cache`` where it is called."""
+    inferencer = OpenVINOInferencer(path, device="CPU", config=FULL_PRECISION)
+
+    def predict(picture: Path) -> Answer:
+        batch = inferencer.predict(picture)
+        return {name: np.asarray(getattr(batch, name)) for name in OUTPUTS}
+
+    return predict
+
+
+@pytest.mark.parametrize("pictures", ["drawn", "tiles"])
+def test_torch(
+    pipeline: Pipeline,
+    pictures: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Engine(default_root_dir=tmp_path).export(pipeline.model, "torch", export_root=tmp_path)
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    inferencer = TorchInferencer(path, device="cpu")
+
+    def predict(picture: Path) -> Answer:
+        batch = inferencer.predict(picture)
+        return {name: getattr(batch, name).numpy() for name in OUTPUTS}
+
+    assert_same(predicted(pipeline, request.getfixturevalue(pictures)), predict)
+    metadata = torch.load(path, weights_only=False)["metadata"]
+    assert metadata == pipeline.model.export_metadata()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pictures", ["drawn", "tiles"])
+def test_onnx(pipeline: Pipeline, pictures: str, request: pytest.FixtureRequest) -> None:
+    run = in_onnx_runtime(pipeline.onnx)
+    assert_same(predicted(pipeline, request.getfixturevalue(pictures)), lambda path: run(read(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pictures", ["drawn", "tiles"])
+def test_openvino(
+    pipeline: Pipeline,
+    openvino_file: Path,
+    pictures: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_same(predicted(pipeline, request.getfixturevalue(pictures)), in_openvino(openvino_file))
+    model = openvino.Core().read_model(openvino_file)
+    for key, value in pipeline.model.export_metadata().items():
+        assert model.get_rt_info(["model_info", key]).astype(str) == value
+
+
+@pytest.mark.slow
+def test_one_file_with_its_metadata(pipeline: Pipeline) -> None:
+    assert [path.name for path in pipeline.onnx.parent.iterdir()] == ["model.onnx"]
+    metadata = onnxruntime.InferenceSession(pipeline.onnx).get_modelmeta().custom_metadata_map
+    expected = pipeline.model.export_metadata()
+    assert expected.items() <= metadata.items()
+    assert metadata["class_name"] == "capsule"
+    assert json.loads(metadata["thresholds"])["pixel_threshold"] != 0.5  # calibrated
+
+
+@pytest.mark.slow
+def test_batches_of_any_size(pipeline: Pipeline, drawn: Path) -> None:
+    """An image's answer does not depend on its neighbours, though SAM is not asked about the grey one."""
+    run = in_onnx_runtime(pipeline.onnx)
+    size = (120, 160)
+    images = np.stack(
+        [
+            np.asarray(Image.open(drawn / name).convert("RGB").resize(size), dtype=np.float32).transpose(2, 0, 1) / 255
+            for name in ("0.png", "grey.png", "1.png")
+        ]
+    )
+    together = run(images)
+    assert not together["pred_mask"][1].any()
+    assert together["pred_mask"][0].any()
+    for index in range(3):
+        alone = run(images[index : index + 1])
+        for name in OUTPUTS:
+            np.testing.assert_allclose(together[name][index], alone[name][0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("compression", "share", "tolerance"), [("fp16", 0.6, 0.01), ("int8", 0.5, 0.1)])
+def test_smaller_weights(
+    pipeline: Pipeline,
+    drawn: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compression: str,
+    share: float,
+    tolerance: float,
+) -> None:
+    """Rounded weights move scores a little; points and masks may jump, which docs/deploy.md tells of."""
+    monkeypatch.chdir(tmp_path)
+    path = to_openvino(pipeline, tmp_path, compression_type=compression)
+    assert path.with_suffix(".bin").stat().st_size < share * pipeline.onnx.stat().st_size
+    predict = in_openvino(path)
+    for picture, expected in predicted(pipeline, drawn).items():
+        assert abs(predict(picture)["pred_score"].squeeze() - expected["pred_score"]) < tolerance, picture
+
+
+@pytest.mark.slow
+def test_quantized_by_the_command_line(
+    pipeline: Pipeline, drawn: Path, folder_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ClipSam, "to_onnx", lambda *_: pipeline.onnx)
+    command = ["export", "--model=ClipSam", "--model.weights=demo", "--export_type=openvino"]
+    AnomalibCLI([*command, "--compression_type=INT8_PTQ", f"--export_root={tmp_path}", *folder_arguments])
+    path = tmp_path / "weights" / "openvino" / "model.xml"
+    kinds = [node.get_type_name() for node in openvino.Core().read_model(path).get_ops()]
+    assert kinds.count("FakeQuantize") > 100
+    answer = in_openvino(path)(drawn / "0.png")
+    assert all(np.isfinite(answer[name]).all() for name in ("pred_score", "anomaly_map"))
+
+
+def test_an_export_that_cannot_be_done_is_an_error(anomalib: Callable[..., AnomalibCLI]) -> None:
+    command = ["export", "--model=ClipSam", "--model.weights=demo", "--export_type=openvino"]
+    with pytest.raises(ValueError, match="INT8_PTQ is calibrated on pictures"):
+        anomalib(*command, "--compression_type=INT8_PTQ")
+
+
+def run_example(name: str, *arguments: object) -> str:
+    """Run an example as in an environment without torch and anomalib."""
+    code = (
+        "import runpy, sys; sys.modules.update(torch=None, anomalib=None, anomalib_clipsam=None); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    )
+    command = [sys.executable, "-c", code, str(EXAMPLES / name), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx_runtime.py", "openvino_runtime.py"])
+def test_examples(pipeline: Pipeline, openvino_file: Path, drawn: Path, tmp_path: Path, name: str) -> None:
+    path = pipeline.onnx if name == "onnx_runtime.py" else openvino_file
+    printed = run_example(name, path, drawn / "0.png", tmp_path / "overlay.png")
+    answer = in_onnx_runtime(pipeline.onnx)(read(drawn / "0.png"))
+    assert printed.startswith(f"capsule: anomalous, score {answer['pred_score'][0]:.4f}, mask ")
+    before, after = (np.asarray(Image.open(path)) for path in (drawn / "0.png", tmp_path / "overlay.png"))
+    assert before.shape == after.shape
+    share = (before != after).any(axis=-1).mean()
+    assert share == pytest.approx(answer["pred_mask"].mean(), abs=0.01)
+
+
+@pytest.mark.slow
+def test_parts_give_what_the_whole_gives(pipeline: Pipeline, drawn: Path) -> None:
+    paths = pipeline.model.to_parts(pipeline.root)
+    localizer, refiner, whole = (in_onnx_runtime(path) for path in (*paths, pipeline.onnx))
+    suspicious = []
+    for path in sorted(drawn.iterdir()):
+        images = read(path)
+        answer = localizer(images)
+        suspicious.append(bool(answer["suspicious"][0]))
+        if suspicious[-1]:
+            answer |= refiner(images, clip_map=answer["clip_map"])
+        else:
+            answer["pred_mask"] = np.zeros(answer["anomaly_map"].shape, dtype=bool)
+        for name, expected in whole(images).items():
+            np.testing.assert_allclose(answer[name], expected, atol=1e-4, rtol=0)
+    assert not all(suspicious)
+    assert any(suspicious)
+    printed = run_example("gate.py", *paths, *sorted(drawn.iterdir()))
+    assert printed.splitlines()[-1] == f"SAM ran on {sum(suspicious)} of {len(suspicious)} pictures"

@@ -1,0 +1,77 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``anomalib-clipsam predictions``, and its table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageItem, PredictDataset
+from anomalib.engine import Engine
+from PIL import Image
+
+from anomalib_clipsam import ClipSam
+from anomalib_clipsam.cli import main
+from anomalib_clipsam.prediction_table import describe
+
+
+def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (400, 100)).save(path)
+    mask = torch.zeros(1, 50, 100, dtype=torch.bool)
+    mask[0, 10:20, 0:5] = True
+    mask[0, 49, 98:100] = True
+    item = ImageItem(
+        image=torch.zeros(3, 50, 100),
+        image_path=str(path),
+        pred_mask=mask[0],
+        pred_score=torch.tensor(0.25),
+        pred_label=torch.tensor(False),
+    )
+    assert describe(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100")
+
+
+def test_what_is_not_predicted_is_left_empty() -> None:
+    item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
+    assert describe(item) == ("a.png", "", "defective", "", "")
+
+
+def test_command_writes_a_line_per_picture(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(
+        ["predictions", str(parts / "defect"), "--to", "new/scores.csv", "--weights", "demo", "--class-name", "capsule"]
+    )
+    assert capsys.readouterr().out.endswith("Wrote new/scores.csv.\n")
+    with Path("new/scores.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [Path(line["file"]).name for line in lines] == [f"{index}.png" for index in range(4)]
+    model = ClipSam(weights="demo", class_name="capsule", visualizer=False)
+    engine = Engine(default_root_dir=tmp_path / "engine", logger=False)
+    batches = engine.predict(model, dataset=PredictDataset(parts / "defect"))
+    for line, batch in zip(lines, batches, strict=True):
+        width, height = Image.open(line["file"]).size
+        assert float(line["score"]) == pytest.approx(batch.pred_score.item(), abs=1e-4)
+        assert line["label"] == ("defective" if batch.pred_label.item() else "good")
+        share = batch.pred_mask.float().mean().item()
+        assert int(line["mask_area"]) == pytest.approx(share * width * height, abs=1)
+        boxes = [[int(value) for value in box.split()] for box in line["boxes"].split("; ") if box]
+        assert bool(boxes) == bool(batch.pred_mask.any())
+        covered = np.zeros((height, width), bool)
+        for x0, y0, x1, y1 in boxes:
+            covered[y0:y1, x0:x1] = True
+        assert covered.sum() >= int(line["mask_area"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]  # nothing else is left behind
+
+
+def test_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["predictions", str(tmp_path / "none"), "--to", str(tmp_path / "a.csv"), "--weights", "demo"])
+    assert raised.value.code == 2
+    assert "none" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,145 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What our export adds to anomalib's, on small graphs; whole exports are in tests/integration."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_clipsam import ClipSam, export
+from anomalib_clipsam.export import LocalizerPart, RefinerPart
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClipSam]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_clipsam.clip.text_cache.cache_folder", lambda: tmp_path_factory.mktemp("text"))
+        yield ClipSam(weights="demo", class_name="capsule").eval()
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], output: int) -> Path:
+    """Save a graph from ``input`` ``(B, 3, height, width)`` to ``output``."""
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["B", 3, "height", "width"])],
+        [helper.make_tensor_value_info("output", output, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", export.OPSET)]), path)
+    return path
+
+
+def run(path: Path, image: torch.Tensor) -> np.ndarray:
+    """Run a graph as it comes out of our conversion."""
+    compiled = openvino.compile_model(export._read_onnx(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(image.numpy())[0]
+
+
+@pytest.mark.parametrize("size", [(100, 61), (20, 30), (40, 25)])
+def test_openvino_resizes_as_torch(tmp_path: Path, size: tuple[int, int]) -> None:
+    resize = helper.make_node(
+        "Resize",
+        ["input", "", "", "size"],
+        ["output"],
+        mode="cubic",
+        antialias=1,
+        cubic_coeff_a=-0.5,
+        exclude_outside=1,
+    )
+    path = save(tmp_path / "resize.onnx", [resize], {"size": np.array([2, 3, 40, 25])}, TensorProto.FLOAT)
+    image = torch.rand(2, 3, *size)
+    expected = F.interpolate(image, (40, 25), mode="bicubic", align_corners=False, antialias=True)
+    np.testing.assert_allclose(run(path, image), expected, atol=1e-4, rtol=0)
+
+
+def test_openvino_finds_no_maximum_of_nothing(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMax", ["input", "axes"], ["best"], keepdims=0),
+        helper.make_node("Equal", ["best", "nothing"], ["output"]),
+    ]
+    constants = {"axes": np.array([1, 2, 3]), "nothing": np.array(-np.inf, dtype=np.float32)}
+    path = save(tmp_path / "max.onnx", nodes, constants, TensorProto.BOOL)
+    image = torch.full((2, 3, 4, 5), -torch.inf)
+    image[1, 0, 2, 2] = -1.0
+    assert run(path, image).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("limit", "files"), [(2**31, 1), (100, 2)])
+def test_one_file_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, files: int) -> None:
+    monkeypatch.setattr(export, "ONE_FILE_BYTES", limit)
+    constants = {"added": np.arange(3000, dtype=np.float32).reshape(3, 1000, 1)}
+    path = save(
+        tmp_path / "m.onnx", [helper.make_node("Add", ["input", "added"], ["output"])], constants, TensorProto.FLOAT
+    )
+    external = {"save_as_external_data": True, "location": "m.onnx.data", "size_threshold": 0}
+    onnx.save(onnx.load(path), path, **external)
+    export._finish_onnx(path, {"class_name": "capsule"})
+    assert len(list(tmp_path.iterdir())) == files
+    model = onnx.load(path)  # with its weights, from wherever they are
+    assert [(row.key, row.value) for row in model.metadata_props] == [("class_name", "capsule")]
+    np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), constants["added"])
+
+
+def test_parts_give_what_the_whole_gives(model: ClipSam) -> None:
+    images = torch.rand(2, 3, 90, 130)
+    images[1] = 0.5
+    whole = model(images)
+    score, label, _, clip_map, suspicious = LocalizerPart(model)(images)
+    anomaly_map, mask = RefinerPart(model)(images, clip_map)
+    assert torch.equal(score, whole.pred_score)
+    assert torch.equal(label, whole.pred_label)
+    assert torch.equal(anomaly_map, whole.anomaly_map)
+    assert torch.equal(mask, whole.pred_mask)
+    assert torch.equal(suspicious, model.model.stages(model.pre_processor(images)).region.flatten(1).any(dim=1))
+
+
+def test_metadata(model: ClipSam) -> None:
+    model(torch.rand(1, 3, 20, 20))
+    metadata = model.export_metadata()
+    assert metadata["class_name"] == "capsule"
+    assert json.loads(metadata["weights"]) == model.frozen_weights()
+    assert json.loads(metadata["thresholds"]) == {
+        "image_threshold": 0.5,
+        "pixel_threshold": 0.5,
+        "image_min": 0.0,
+        "image_max": 1.0,
+        "pixel_min": 0.0,
+        "pixel_max": 1.0,
+    }
+    assert "size=[192, 192]" in json.loads(metadata["preprocessing"])["in_the_graph"]
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "openvino", "nncf"])
+def test_missing_package(model: ClipSam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setattr(export, "module_available", lambda name: name != missing)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {missing}\. Install with `pip install 'anomalib_clipsam\["):
+        model.to_openvino(tmp_path, compression_type="int8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"export_type": "torch"}, "Parts are exported to ONNX"),
+        ({"export_type": "openvino", "compression_type": "int8_ptq"}, "Parts are exported to ONNX"),
+        ({"export_type": "onnx", "compression_type": "fp16"}, "Parts are exported to ONNX"),
+    ],
+)
+def test_parts_refuse(model: ClipSam, tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.to_parts(tmp_path, **arguments)
+
+
+def test_no_parts_without_sam(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no SAM to split off"):
+        ClipSam(weights="demo", refine=False).to_parts(tmp_path)
