@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 OPSET = 18
 """ONNX operators: the first set with antialiased resizing."""
+OPTIMIZE = False
+"""Whether torch's exporter simplifies the graph: that takes as long as all else, and what runs the file does it too."""
 ONE_FILE_BYTES = 2**31 - 2**20
 """Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
 weights in a second file beside it."""
@@ -120,7 +122,7 @@ class ClipSamExport(ExportMixin):
         """
         _check_installed("onnx", "onnxscript")
         logger.info("The exported model asks about '%s'. Give `class_name` to have another.", self.model.class_name)
-        kwargs.setdefault("opset_version", OPSET)
+        kwargs = {"opset_version": OPSET, "optimize": OPTIMIZE, **kwargs}
         path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
         _finish_onnx(path, self.export_metadata(), one_file="external_data" not in kwargs)
         return path
@@ -237,6 +239,7 @@ class ClipSamExport(ExportMixin):
                     str(onnx_path),
                     dynamo=True,
                     opset_version=OPSET,
+                    optimize=OPTIMIZE,
                     input_names=INPUTS[: len(example)],
                     output_names=part.OUTPUTS,
                     dynamic_shapes=shapes[: len(example)],
