@@ -67,7 +67,9 @@ class LeanAttention(Attention):
             grid = query.unflatten(2, (height, width))  # (N, heads, H, W, c)
             rows = torch.einsum("nayxc,ykc->nayxk", grid, get_rel_pos(height, height, self.rel_pos_h))
             columns = torch.einsum("nayxc,xkc->nayxk", grid, get_rel_pos(width, width, self.rel_pos_w))
-            row_bytes = number * self.num_heads * width * height * width * query.element_size()
+            # An exported graph has one step, for batches of any size.
+            counted = 1 if torch.compiler.is_compiling() else number
+            row_bytes = counted * self.num_heads * width * height * width * query.element_size()
             step = max(1, min(height, BIAS_BYTES // row_bytes))
             parts = []
             for start in range(0, height, step):

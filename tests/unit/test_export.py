@@ -143,3 +143,17 @@ def test_parts_refuse(model: ClipSam, tmp_path: Path, arguments: dict, message: 
 def test_no_parts_without_sam(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no SAM to split off"):
         ClipSam(weights="demo", refine=False).to_parts(tmp_path)
+
+
+def test_batch_size_stays_free_where_attention_is_in_chunks(model: ClipSam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in SAM's published sizes; the demo's is so small that all queries are attended at once."""
+    attention = model.model.sam.image_encoder.blocks[0].attn
+    side = attention.rel_pos_h.shape[0] // 2 + 1
+    row_bytes = attention.num_heads * side**3 * 4
+    monkeypatch.setattr("anomalib_clipsam.sam.encoder.BIAS_BYTES", 4 * row_bytes)  # 4 rows of one, 2 of two
+    tokens = torch.rand(2, side, side, attention.qkv.in_features)
+    batch = torch.export.Dim("batch")
+    graph = torch.export.export(attention, (tokens,), dynamic_shapes=({0: batch},)).module()
+    for number in (1, 2, 3):
+        some = torch.rand(number, *tokens.shape[1:])
+        torch.testing.assert_close(graph(some), attention(some))
