@@ -66,7 +66,8 @@ def list_weights() -> str:
         found = find(row)
         path, source = found or ("no", row.sources[0])
         used = ", ".join(pair for pair, files in WEIGHTS.items() if row in (files.clip, files.sam))
-        lines.append((name, row.role, used, f"{source.size / 1e6:,.1f} MB", row.licence, str(path)))
+        size = "not known" if source.size is None else f"{source.size / 1e6:,.1f} MB"
+        lines.append((name, row.role, used, size, row.licence, str(path)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     places = ", ".join(map(str, folders()))
@@ -129,7 +130,8 @@ def verify_weights() -> tuple[str, bool]:
             lines.append(f"{name}: {error}")
             sound = False
         else:
-            lines.append(f"{name}: sound, {found[0]}")
+            state = "not checked, its SHA-256 is not known" if found[1].sha256 is None else "sound"
+            lines.append(f"{name}: {state}, {found[0]}")
     return "\n".join([*lines, ""]), sound
 
 

@@ -57,12 +57,11 @@ from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcesso
 from anomalib_clipsam.torch_model import ClipSamModel
 from anomalib_clipsam.weights import (
     WeightFile,
-    explicit_file,
     find_sam,
     get_weights,
+    load_adapters,
     load_clip,
     load_sam,
-    read_state_dict,
 )
 
 if TYPE_CHECKING:
@@ -98,8 +97,8 @@ class ClipSam(ClipSamExport, AnomalibModule):
             ``"object"``. Defaults to ``None``.
         localizer (str): Where the anomaly map comes from: ``"dense"``, ``"april_gan"`` or ``"winclip"``. Defaults to
             ``"dense"``.
-        adapters (str | None): File with APRIL-GAN's adapter weights; goes with ``localizer="april_gan"``.
-            Defaults to ``None``.
+        adapters (str | None): APRIL-GAN's adapters: a file, or ``"april_gan_mvtec"`` or ``"april_gan_visa"``, named
+            after what they were trained on; goes with ``localizer="april_gan"``. Defaults to ``None``.
         fusion (str): ``"weighted"``, ``"gate"`` or ``"mask"``, see :class:`anomalib_clipsam.fusion.Fusion`. Defaults to
             ``"weighted"``.
         refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
@@ -535,6 +534,5 @@ def _build_localizer(
     clip = load_clip(clip_row, clip_weights)
     if name == "dense":
         return DenseLocalizer(clip, ensemble, clip_size)
-    state_dict = read_state_dict(explicit_file(adapters, "adapters"))
-    layers = build_adapters(state_dict, clip.visual.conv1.out_channels, clip.text_projection.shape[1])
+    layers = build_adapters(load_adapters(str(adapters)), clip.visual.conv1.out_channels, clip.text_projection.shape[1])
     return AprilGanLocalizer(clip, ensemble, clip_size, layers)

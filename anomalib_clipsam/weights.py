@@ -12,6 +12,7 @@ Sources:
     - CLIP: https://github.com/openai/CLIP, and the same weights as open_clip's state dict,
       https://huggingface.co/timm/vit_large_patch14_clip_336.openai
     - SAM: https://github.com/facebookresearch/segment-anything#model-checkpoints
+    - APRIL-GAN's adapters: https://github.com/ByChelsea/VAND-APRIL-GAN
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Source:
 
     Args:
         filename (str): Name of the file on this machine.
-        size (int): Size in bytes.
-        sha256 (str): Its hash.
+        size (int | None): Size in bytes; ``None`` where it is not known.
+        sha256 (str | None): Its hash; ``None`` where it is not known. Such a file is never fetched, only brought.
         url (str | None): Address. Defaults to ``None``.
         repository (str | None): Repository of the Hugging Face hub, in place of an address. Defaults to ``None``.
         revision (str | None): Commit in that repository. Defaults to ``None``.
@@ -67,8 +68,8 @@ class Source:
     """
 
     filename: str
-    size: int
-    sha256: str
+    size: int | None
+    sha256: str | None
     url: str | None = None
     repository: str | None = None
     revision: str | None = None
@@ -88,8 +89,8 @@ class WeightFile:
 
     Args:
         name (str): Name of the row.
-        role (str): ``"CLIP"`` or ``"SAM"``.
-        architecture (str): Name that the architecture is built by.
+        role (str): ``"CLIP"``, ``"SAM"`` or ``"adapters"``.
+        architecture (str): Name that the architecture is built by; of adapters, the CLIP that they go with.
         image_size (int): Side of the square that the model is shown, in pixels.
         licence (str): SPDX identifier of the licence.
         sources (tuple[Source, ...]): Where it comes from, the first choice first.
@@ -205,6 +206,20 @@ WEIGHTS: dict[str, WeightPair] = {
 }
 
 
+def _adapters(data: str) -> WeightFile:
+    source = Source(
+        filename=f"{data}_pretrained.pth",
+        size=None,
+        sha256=None,
+        url="https://github.com/ByChelsea/VAND-APRIL-GAN (exps/pretrained)",
+    )
+    return WeightFile(f"april_gan_{data}", "adapters", _CLIP.architecture, _CLIP.image_size, "MIT", (source,))
+
+
+ADAPTERS: dict[str, WeightFile] = {row.name: row for row in (_adapters("mvtec"), _adapters("visa"))}
+"""APRIL-GAN's adapters by name, which says what they were trained on. Their hashes are not known here."""
+
+
 # ------------------------------------------------------------------------------------------------ the table
 def get_weights(name: str) -> WeightPair:
     """Look a pair up in the table.
@@ -249,7 +264,7 @@ def all_rows() -> dict[str, WeightFile]:
     Returns:
         dict[str, WeightFile]: Rows by name.
     """
-    return {row.name: row for pair in WEIGHTS.values() for row in (pair.clip, pair.sam)}
+    return {row.name: row for pair in WEIGHTS.values() for row in (pair.clip, pair.sam)} | ADAPTERS
 
 
 # ------------------------------------------------------------------------------------------------ finding files
@@ -322,7 +337,7 @@ def locate(row: WeightFile) -> Path:
 
 
 def check(path: Path, source: Source) -> None:
-    """Compare a file with what the table knows of it.
+    """Compare a file with what the table knows of it. Where that is nothing, every file passes.
 
     Args:
         path (Path): The file.
@@ -332,6 +347,8 @@ def check(path: Path, source: Source) -> None:
         ValueError: If size or SHA-256 differ.
         OSError: If the file cannot be read.
     """
+    if source.sha256 is None:
+        return
     size = path.stat().st_size
     if size != source.size:
         found, expected = f"{size:,} bytes", f"{source.size:,}"
@@ -404,6 +421,9 @@ def _copy(path: Path, source: Source, folder: Path) -> Path:
 
 def _download(row: WeightFile, source: Source, folder: Path) -> Path:
     """Download one source into a folder, checked."""
+    if source.sha256 is None:
+        msg = "not tried, because its SHA-256 is not known"
+        raise OSError(msg)
     if hub_constants.HF_HUB_OFFLINE:
         msg = "not tried, because HF_HUB_OFFLINE is set"
         raise OSError(msg)
@@ -442,14 +462,16 @@ def _not_found(row: WeightFile, failures: list[str]) -> str:
     for source in row.sources:
         addresses.setdefault((source.filename, source.size, source.sha256), []).append(source.address)
     files = [
-        f"{filename} ({size:,} bytes, SHA-256 {sha256}, from {' or '.join(where)})"
+        f"{filename} ({f'{size:,} bytes, SHA-256 {sha256}, ' if sha256 else ''}from {' or '.join(where)})"
         for (filename, size, sha256), where in addresses.items()
     ]
+    known = row.sources[0].sha256 is not None
+    prepare = f" (`anomalib-clipsam weights fetch {row.name} --to FOLDER` prepares it on a machine with a network)"
+    other = "localizer='dense', which needs none" if row.role == "adapters" else "weights='demo', which need no network"
     return (
         f"The weights {row.name} are neither in {', nor in '.join(looked)}, and fetching them failed: "
         f"{'; '.join(failures)}. Bring {', or '.join(files)} into a folder and set {WEIGHTS_VARIABLE} to "
-        f"that folder (`anomalib-clipsam weights fetch {row.name} --to FOLDER` prepares it on a machine with a "
-        "network), or use weights='demo', which need no network."
+        f"that folder{prepare if known else ''}, or use {other}."
     )
 
 
@@ -473,6 +495,19 @@ def explicit_file(path: str, argument: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------ from file to model
+def load_adapters(adapters: str) -> dict[str, torch.Tensor]:
+    """Read the weights of APRIL-GAN's adapters.
+
+    Args:
+        adapters (str): Local file, or a name of :data:`ADAPTERS`.
+
+    Returns:
+        dict[str, torch.Tensor]: Their state dict, see :func:`anomalib_clipsam.clip.build_adapters`.
+    """
+    named = adapters in ADAPTERS
+    return read_state_dict(locate(ADAPTERS[adapters]) if named else explicit_file(adapters, "adapters"))
+
+
 def load_clip(row: WeightFile, path: str | None = None) -> CLIP:
     """Build a CLIP and load its weights.
 

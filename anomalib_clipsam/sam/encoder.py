@@ -5,7 +5,8 @@
 
 segment_anything writes out every attention map, adds the relative-position bias to it and takes its softmax: three
 times 0.8 GB for one global block of ViT-B. Here fused attention takes the bias as its mask, made for some rows of
-queries at a time; and queries, keys and values are computed before a window is padded, not for the padding too.
+queries at a time; and queries, keys and values are computed before a window is padded, not for the padding too. On a
+CPU, linear layers are multiplied by oneDNN.
 
 Letters: N images or windows, B images, H W grid of tokens, D width, c width of a head, L = H W tokens, R rows.
 
@@ -24,10 +25,32 @@ from segment_anything.modeling.image_encoder import (
     window_partition,
     window_unpartition,
 )
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-BIAS_BYTES = 64 * 2**20
-"""Largest bias that is held at a time, in bytes."""
+BIAS_BYTES = 16 * 2**20
+"""Largest bias that is held at a time, in bytes: what a CPU's cache holds."""
+
+
+class LeanLinear(nn.Linear):
+    """torch's linear layer, as a convolution of 1 x 1 on a CPU. Made of one by :func:`make_lean`.
+
+    torch gives a convolution to oneDNN and a linear layer in float32 to MKL, which on some CPUs is slower.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the layer.
+
+        Args:
+            x (torch.Tensor): Tokens ``(B, H, W, D)``.
+
+        Returns:
+            torch.Tensor: ``(B, H, W, out_features)``.
+        """
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        convolved = F.conv2d(x.permute(0, 3, 1, 2), self.weight[..., None, None], self.bias)
+        return convolved.permute(0, 2, 3, 1)
 
 
 class LeanAttention(Attention):
@@ -65,8 +88,9 @@ class LeanAttention(Attention):
             attended = F.scaled_dot_product_attention(query, key, value)  # (N, heads, L, c)
         else:
             grid = query.unflatten(2, (height, width))  # (N, heads, H, W, c)
-            rows = torch.einsum("nayxc,ykc->nayxk", grid, get_rel_pos(height, height, self.rel_pos_h))
-            columns = torch.einsum("nayxc,xkc->nayxk", grid, get_rel_pos(width, width, self.rel_pos_w))
+            # Contiguous, so that their sum is too, and need not be copied.
+            rows = torch.einsum("nayxc,ykc->nayxk", grid, get_rel_pos(height, height, self.rel_pos_h)).contiguous()
+            columns = torch.einsum("nayxc,xkc->nayxk", grid, get_rel_pos(width, width, self.rel_pos_w)).contiguous()
             # An exported graph has one step, for batches of any size.
             counted = 1 if torch.compiler.is_compiling() else number
             row_bytes = counted * self.num_heads * width * height * width * query.element_size()
@@ -100,7 +124,7 @@ class LeanBlock(Block):
 
 
 def make_lean(encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Let an encoder of segment_anything compute its attention in the lean way. Weights and their names stay.
+    """Let an encoder of segment_anything compute in the lean way. Weights and their names stay.
 
     Args:
         encoder (ImageEncoderViT): The encoder; changed in place.
@@ -110,4 +134,6 @@ def make_lean(encoder: ImageEncoderViT) -> ImageEncoderViT:
     """
     for block in encoder.blocks:
         block.__class__, block.attn.__class__ = LeanBlock, LeanAttention
+        for layer in (block.attn.qkv, block.attn.proj, block.mlp.lin1, block.mlp.lin2):
+            layer.__class__ = LeanLinear
     return encoder

@@ -29,6 +29,7 @@ from anomalib_clipsam.weights import (
     find,
     find_sam,
     get_weights,
+    load_adapters,
     load_clip,
     load_sam,
     locate,
@@ -131,9 +132,22 @@ def test_published_clip(name: str) -> None:
 
 def test_hub_revisions_are_commits() -> None:
     """A branch could be moved to other weights."""
-    sources = [source for row in all_rows().values() for source in row.sources]
+    sources = [source for row in all_rows().values() for source in row.sources if row.role != "adapters"]
     assert all(len(source.sha256) == 64 and source.size > 0 for source in sources)
     assert all(len(source.revision) == 40 for source in sources if source.repository)
+
+
+@pytest.mark.parametrize("data", ["mvtec", "visa"])
+def test_adapters_are_brought_and_never_fetched(places: dict[str, Path], data: str) -> None:
+    """Their hash is not known, so nothing that a network gives could be told from them."""
+    name = f"april_gan_{data}"
+    message = rf"its SHA-256 is not known.* Bring {data}_pretrained.pth \(from .*localizer='dense'"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_adapters(name)
+    places["own"].mkdir()
+    torch.save({"trainable_linearlayer": STATE}, places["own"] / f"{data}_pretrained.pth")
+    assert same(load_adapters(name)["trainable_linearlayer"])
+    assert (all_rows()[name].role, all_rows()[name].architecture) == ("adapters", "ViT-L-14-336")
 
 
 def test_demo_is_carried_and_small() -> None:
