@@ -3,9 +3,10 @@
 
 """Seconds and peak memory of ClipSam and its stages, beside the code that a user would write by hand.
 
-    python benchmarks/benchmark.py                                        # ViT-B, all groups but the settings
+    python benchmarks/benchmark.py                              # ViT-B: the encoder, and the whole by stage
     python benchmarks/benchmark.py --subjects encoder gating --sam vit_h
-    python benchmarks/benchmark.py --growth                               # operations by size and points
+    python benchmarks/benchmark.py --subjects runtimes          # what was exported, beside torch
+    python benchmarks/benchmark.py --growth                     # operations by size and points
 
 Cost does not depend on the weights' values, so the networks have the published sizes and random weights. Every subject
 lives in a process of its own and the subjects take turns, so that a busy moment of the machine meets them all. A matrix
@@ -22,6 +23,7 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +205,60 @@ def patchcore(architecture: str) -> Run:
     return lambda: model(image)
 
 
+def build_pipeline(architecture: str) -> torch.nn.Module:
+    """The Lightning module of the whole model: what is exported, with the resize before and the thresholds after it."""
+    from anomalib_clipsam import ClipSam
+    from anomalib_clipsam.processing import ClipSamPreProcessor
+
+    module = ClipSam(weights="demo", class_name="object").eval()
+    module.model, module.pre_processor = build_clip_sam(architecture), ClipSamPreProcessor(1024, 518)
+    return module
+
+
+def pipeline(architecture: str) -> Run:
+    """What is exported, in torch."""
+    module, image = build_pipeline(architecture), picture()
+    return lambda: module(image)
+
+
+def export(architecture: str) -> Path:
+    """Export the whole, unless an earlier run did; give the folder."""
+    root = Path(tempfile.gettempdir()) / f"clip_sam_{architecture}"
+    if not (root / "weights" / "openvino" / "model.xml").is_file():
+        module = build_pipeline(architecture)
+        module.to_onnx(root)
+        module.to_openvino(root)
+    return root / "weights"
+
+
+def onnx_runtime(architecture: str) -> Run:
+    """The whole in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    path = export(architecture) / "onnx" / "model.onnx"
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = picture().numpy()
+    return lambda: session.run(None, {"input": image})
+
+
+def openvino_runtime(architecture: str, precision: str = "f32") -> Run:
+    """The whole in OpenVINO."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.compile_model(export(architecture) / "openvino" / "model.xml", "CPU", settings)
+    image = picture().numpy()
+    return lambda: compiled(image)
+
+
+def openvino_runtime_bf16(architecture: str) -> Run:
+    """The same in bf16, which OpenVINO takes unless it is told otherwise, where the CPU has it."""
+    return openvino_runtime(architecture, "bf16")
+
+
+SKIPPED = "ClipSam, SAM is skipped"
 GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
     "encoder": {
         "segment_anything's encoder": stock_encoder,
@@ -212,24 +268,29 @@ GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
     "whole": {
         "localizer + SamPredictor by hand": whole_by_hand,
         "ClipSam": whole,
+        SKIPPED: skipped,
         "ClipSam, bf16": whole_bf16,
-        "WinCLIP": winclip,
-        "PatchCore": patchcore,
-    },
-    "stages": {
-        "ClipSam": whole,
         "CLIP's map": localizer_alone,
         "SAM's encoder": lean_encoder,
         "PPG, CPS and fusion": prompts_and_decoder,
+        "WinCLIP": winclip,
+        "PatchCore": patchcore,
     },
-    "gating": {"SAM is asked": whole, "SAM is skipped": skipped},
+    "gating": {"ClipSam": whole, SKIPPED: skipped},
+    "runtimes": {
+        "torch": pipeline,
+        "ONNX Runtime": onnx_runtime,
+        "OpenVINO": openvino_runtime,
+        "OpenVINO, bf16": openvino_runtime_bf16,
+    },
     "settings": {
         "our encoder": lean_encoder,
         "channels_last": lean_encoder_channels_last,
         "torch.compile": lean_encoder_compiled,
     },
 }
-"""Groups of subjects that are compared; the first one of a group is what the ratio refers to."""
+"""Groups of subjects that are compared; the first one of a group is what the ratio refers to. ``gating`` is the part of
+``whole`` that a machine with little memory has room for with ViT-H."""
 
 
 # ------------------------------------------------------------------------------------------------ one process
@@ -265,8 +326,12 @@ def work(group: str, subject: str, architecture: str, threads: int) -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         run = GROUPS[group][subject](architecture)
-        # The counter takes neither a compiled network nor autocast.
-        operations = float("nan") if subject.endswith(("bf16", "torch.compile")) else count_operations(run)
+        # The counter takes neither autocast nor a compiled network, and is not needed for the same network twice.
+        operations = (
+            float("nan")
+            if group == "runtimes" or subject.endswith(("bf16", "torch.compile"))
+            else count_operations(run)
+        )
         run()
         matmul_seconds()
         for _ in sys.stdin:
@@ -290,6 +355,8 @@ def work(group: str, subject: str, architecture: str, threads: int) -> None:
 # ------------------------------------------------------------------------------------------------ all of them
 def measure(group: str, args: argparse.Namespace) -> None:
     """Let the subjects of a group take turns, and print their table."""
+    if group == "runtimes":
+        export(args.sam)
     command = [sys.executable, __file__, "--worker", group, "--sam", args.sam, "--threads", str(args.threads)]
     processes = {
         subject: subprocess.Popen(
@@ -320,8 +387,8 @@ def measure(group: str, args: argparse.Namespace) -> None:
         f"matrix products at {peak / 1e9:.0f} GFLOP/s\n"
     )
     print_table(runs, peak)
-    if group == "gating":
-        print_gating(*runs.values())
+    if SKIPPED in runs:
+        print_gating(runs["ClipSam"], runs[SKIPPED])
     sys.stdout.flush()
 
 
@@ -379,7 +446,7 @@ def print_growth(architecture: str) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", nargs="+", choices=GROUPS, default=["encoder", "whole", "stages", "gating"])
+    parser.add_argument("--subjects", nargs="+", choices=GROUPS, default=["encoder", "whole"])
     parser.add_argument("--sam", choices=("vit_b", "vit_l", "vit_h"), default="vit_b")
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

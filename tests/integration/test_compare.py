@@ -46,6 +46,8 @@ class Toy(AnomalibModule):
     def setup(self, stage):
         if self.interrupt == "kill":
             raise KeyboardInterrupt
+        if self.interrupt == "category":
+            raise RuntimeError("asked about " + self.trainer.datamodule.category)
         if self.interrupt:
             raise RuntimeError(self.interrupt)
     def validation_step(self, batch, *args, **kwargs):
@@ -161,6 +163,12 @@ def test_failed_pair_says_why_and_is_tried_again(compare: Any, capsys: pytest.Ca
     assert "- Bad, Parts: RuntimeError: no room here" in capsys.readouterr().out
     again, code = compare([toy("Bad", interrupt="still"), toy()])
     assert (code, again[0].error, again[1]) == (1, "RuntimeError: still", rows[1])
+
+
+def test_part_without_a_category_is_an_object(compare: Any) -> None:
+    """anomalib's WinClip raises on an empty name."""
+    (row,), _ = compare([toy(interrupt="category")])
+    assert (row.category, row.error) == ("", "RuntimeError: asked about object")
 
 
 def test_images_are_chosen_evenly_and_half_of_them_defective(compare: Any, parts: Path) -> None:
