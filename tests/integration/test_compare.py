@@ -166,7 +166,7 @@ def test_failed_pair_says_why_and_is_tried_again(compare: Any, capsys: pytest.Ca
 
 
 def test_part_without_a_category_is_an_object(compare: Any) -> None:
-    """anomalib's WinClip raises on an empty name."""
+    """An empty name makes WinClip raise."""
     (row,), _ = compare([toy(interrupt="category")])
     assert (row.category, row.error) == ("", "RuntimeError: asked about object")
 
