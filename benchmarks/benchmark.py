@@ -107,12 +107,12 @@ def lean_encoder_bf16(architecture: str) -> Run:
 
 def lean_encoder_plain_linear(architecture: str) -> Run:
     """The same with torch's own linear layers."""
+    from anomalib_clipsam.linear import OneDnnLinear
     from anomalib_clipsam.sam import build_sam
-    from anomalib_clipsam.sam.encoder import LeanLinear
 
     encoder, image = build_sam(architecture).image_encoder, picture()
     for module in encoder.modules():
-        if isinstance(module, LeanLinear):
+        if isinstance(module, OneDnnLinear):
             module.__class__ = torch.nn.Linear
     return lambda: encoder(image)
 

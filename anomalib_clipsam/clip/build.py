@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.linear import use_onednn
+
 if TYPE_CHECKING:
     from open_clip import CLIP
     from open_clip.transformer import ResidualAttentionBlock
@@ -53,7 +55,9 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     if len(parts) < 3 or not isinstance(vision.get("layers"), int) or "hf_model_name" in parts["text_cfg"]:
         msg = f"CLIP architecture '{architecture}' has no plain ViT. Choose one of the 'ViT-...' models of open_clip."
         raise ValueError(msg)
-    return open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
+    clip = open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
+    use_onednn(clip)
+    return clip
 
 
 def find_clip_architecture(shapes: dict[str, tuple[int, ...] | str]) -> str | None:

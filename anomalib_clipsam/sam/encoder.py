@@ -25,32 +25,12 @@ from segment_anything.modeling.image_encoder import (
     window_partition,
     window_unpartition,
 )
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_clipsam.linear import use_onednn
 
 BIAS_BYTES = 16 * 2**20
 """Largest bias that is held at a time, in bytes: what a CPU's cache holds."""
-
-
-class LeanLinear(nn.Linear):
-    """torch's linear layer, as a convolution of 1 x 1 on a CPU. Made of one by :func:`make_lean`.
-
-    torch gives a convolution to oneDNN and a linear layer in float32 to MKL, which on some CPUs is slower.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the layer.
-
-        Args:
-            x (torch.Tensor): Tokens ``(B, H, W, D)``.
-
-        Returns:
-            torch.Tensor: ``(B, H, W, out_features)``.
-        """
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
-        convolved = F.conv2d(x.permute(0, 3, 1, 2), self.weight[..., None, None], self.bias)
-        return convolved.permute(0, 2, 3, 1)
 
 
 class LeanAttention(Attention):
@@ -134,6 +114,5 @@ def make_lean(encoder: ImageEncoderViT) -> ImageEncoderViT:
     """
     for block in encoder.blocks:
         block.__class__, block.attn.__class__ = LeanBlock, LeanAttention
-        for layer in (block.attn.qkv, block.attn.proj, block.mlp.lin1, block.mlp.lin2):
-            layer.__class__ = LeanLinear
+    use_onednn(encoder)
     return encoder
