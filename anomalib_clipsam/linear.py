@@ -26,7 +26,7 @@ class OneDnnLinear(nn.Linear):
         Returns:
             torch.Tensor: ``(..., out_features)``.
         """
-        if input.device.type != "cpu" or torch.compiler.is_compiling():
+        if input.device.type != "cpu" or torch.compiler.is_compiling() or input.numel() == 0:
             return super().forward(input)
         pixels = input.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # as they lie, under another name
         convolved = F.conv2d(pixels, self.weight[..., None, None], self.bias)
@@ -36,9 +36,13 @@ class OneDnnLinear(nn.Linear):
 def use_onednn(module: nn.Module) -> None:
     """Let the plain linear layers in a module be multiplied by oneDNN on a CPU. Weights and their names stay.
 
+    Where torch has no oneDNN, nothing is changed.
+
     Args:
         module (nn.Module): Changed in place.
     """
+    if not torch.backends.mkldnn.is_available():
+        return
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = OneDnnLinear

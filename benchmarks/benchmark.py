@@ -19,6 +19,7 @@ written out; their share of the peak is of what the fastest matrix product in fl
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import subprocess
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 SLOWER = 1.2
@@ -57,20 +59,27 @@ def build_stock_sam(architecture: str) -> torch.nn.Module:
     return sam_model_registry[architecture]().eval()
 
 
+def build_localizer(clip_size: int = 518) -> torch.nn.Module:
+    """``dense`` with CLIP ViT-L-14-336, random weights."""
+    from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
+
+    localizer = DenseLocalizer(build_clip("ViT-L-14-336", quick_gelu=True), PromptEnsemble(), clip_size)
+    localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, 768), dim=-1))
+    localizer.clip.transformer = torch.nn.Identity()  # the text's network is not asked again
+    return localizer.eval()
+
+
 def build_clip_sam(architecture: str, precision: str = "float32", clip_size: int = 518) -> torch.nn.Module:
     """The whole model, with random weights of the published sizes."""
-    from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
     from anomalib_clipsam.cps import CascadedPrompts
     from anomalib_clipsam.fusion import Fusion
     from anomalib_clipsam.ppg import PointPromptGenerator
     from anomalib_clipsam.sam import build_sam
     from anomalib_clipsam.torch_model import ClipSamModel
 
-    localizer = DenseLocalizer(build_clip("ViT-L-14-336", quick_gelu=True), PromptEnsemble(), clip_size)
-    localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, 768), dim=-1))
     ppg = PointPromptGenerator(1024, min_score=0.0)  # with random weights nothing is sure: every image goes to SAM
     cps = CascadedPrompts(build_sam(architecture))
-    return ClipSamModel(localizer, clip_size, ppg, cps, Fusion(), precision=precision).eval()
+    return ClipSamModel(build_localizer(clip_size), clip_size, ppg, cps, Fusion(), precision=precision).eval()
 
 
 def picture() -> torch.Tensor:
@@ -161,9 +170,10 @@ def skipped(architecture: str) -> Run:
 
 
 def localizer_alone(architecture: str) -> Run:
-    """CLIP ViT-L-14-336 at 518 px, ``dense``."""
-    model, image = build_clip_sam(architecture), picture()
-    return lambda: model.localize(image)
+    """CLIP ViT-L-14-336 at 518 px, ``dense``, with the resize before it."""
+    del architecture
+    localizer, image = build_localizer(), picture()
+    return lambda: localizer(resize(image, [518, 518]))
 
 
 def prompts_and_decoder(architecture: str) -> Run:
@@ -171,6 +181,7 @@ def prompts_and_decoder(architecture: str) -> Run:
     from anomalib_clipsam.torch_model import logits_to_map
 
     model, anomaly_map = build_clip_sam(architecture), torch.rand(1, 518, 518)
+    model.localizer = model.sam.image_encoder.blocks = None  # only the encoders' results are needed
     features = torch.randn(1, 256, 64, 64)
 
     def run() -> object:
@@ -185,14 +196,14 @@ def whole_by_hand(architecture: str) -> Run:
     """The same localizer, then segment_anything's ``SamPredictor``: ``set_image`` and three ``predict`` calls."""
     from segment_anything import SamPredictor
 
-    model, image = build_clip_sam(architecture), picture()
+    localizer, image = build_localizer(), picture()
     predictor = SamPredictor(build_stock_sam(architecture))
     pixels = (image[0] * 255).byte().permute(1, 2, 0).numpy()
     labels = np.array([1] * POSITIVES + [0] * NEGATIVES)
     points = np.random.default_rng(0).uniform(0, 1023, (len(labels), 2))
 
     def run() -> object:
-        anomaly_map, _ = model.localize(image)
+        anomaly_map, _ = localizer(resize(image, [518, 518]))
         predictor.set_image(pixels)
         prompts = {"point_coords": points, "point_labels": labels}
         _, _, logits = predictor.predict(**prompts, multimask_output=False)
@@ -322,6 +333,9 @@ def peak_memory(*, reset: bool = False) -> float:
     if platform.system() != "Linux":
         return float("nan")
     if reset:
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # else what an earlier run freed still counts, and the next one is seen to need nothing
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -357,6 +371,7 @@ def work(group: str, subject: str, architecture: str, threads: int) -> None:
         )
         run()
         matmul_seconds()
+        print("ready", flush=True)
         for _ in sys.stdin:
             before = min(matmul_seconds() for _ in range(3))
             resident = peak_memory(reset=True)
@@ -376,17 +391,26 @@ def work(group: str, subject: str, architecture: str, threads: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ all of them
+def answer(process: subprocess.Popen[str], subject: str) -> str:
+    """Read a line that a subject's process prints."""
+    line = process.stdout.readline()
+    if not line:
+        sys.exit(f"'{subject}' ended with exit code {process.wait()} (-9: the machine has too little memory).")
+    return line
+
+
 def measure(group: str, args: argparse.Namespace) -> None:
     """Let the subjects of a group take turns, and print their table."""
     if group == "runtimes":
         export(args.sam)
     command = [sys.executable, __file__, "--worker", group, "--sam", args.sam, "--threads", str(args.threads)]
-    processes = {
-        subject: subprocess.Popen(
+    processes = {}
+    for subject in GROUPS[group]:  # one after the other: what they need to start would not fit all at once
+        process = subprocess.Popen(
             [*command, "--subject", subject], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for subject in GROUPS[group]
-    }
+        processes[subject] = process
+        answer(process, subject)
     runs: dict[str, list[dict[str, float]]] = {subject: [] for subject in processes}
     fastest, rejected, busy = float("inf"), 0, 0
     for _ in tqdm(range(args.repeats + 1), desc=group):  # the first turn only finds out how fast the machine can be
@@ -394,7 +418,7 @@ def measure(group: str, args: argparse.Namespace) -> None:
             for _ in range(ATTEMPTS):
                 process.stdin.write("run\n")
                 process.stdin.flush()
-                result = json.loads(process.stdout.readline())
+                result = json.loads(answer(process, subject))
                 fastest = min(fastest, result["fastest"])
                 if result["slowest"] <= SLOWER * fastest:
                     break
