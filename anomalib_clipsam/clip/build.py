@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.linear import use_onednn
+from anomalib_clipsam.linear import linear, use_onednn
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -136,16 +136,42 @@ def _encode_text(clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Run one block of open_clip's, in whichever layout the installed release works.
+    """Run one block of open_clip's, with fused attention, which torch's own layer does not use at inference on a CPU.
 
     Args:
         block (ResidualAttentionBlock): The block.
-        tokens (torch.Tensor): ``(B, L, D)``.
+        tokens (torch.Tensor): ``(B, L, D)``, whichever layout the installed release works in.
         mask (torch.Tensor | None): Additive mask ``(L, L)``. Defaults to ``None``.
 
     Returns:
         torch.Tensor: ``(B, L, D)``.
     """
-    if block.attn.batch_first:
-        return block(tokens, attn_mask=mask)
-    return block(tokens.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+    tokens = tokens + self_attention(block, tokens, mask)
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def self_attention(
+    block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.Tensor | None = None, *, values_only: bool = False
+) -> torch.Tensor:
+    """Give what the attention of a block adds to the residual stream.
+
+    Args:
+        block (ResidualAttentionBlock): A block of open_clip's.
+        tokens (torch.Tensor): Input of the block, ``(B, L, D)``.
+        mask (torch.Tensor | None): Additive mask ``(L, L)``. Defaults to ``None``.
+        values_only (bool): Attend with the values in the place of queries and keys. Defaults to ``False``.
+
+    Returns:
+        torch.Tensor: ``(B, L, D)``.
+    """
+    attention = block.attn
+    first = 2 * attention.embed_dim if values_only else 0
+    projected = linear(block.ln_1(tokens), attention.in_proj_weight[first:], attention.in_proj_bias[first:])
+    # parts of (B, heads, L, D / heads): queries, keys and values, or the values alone
+    parts = [
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for part in projected.split(attention.embed_dim, dim=-1)
+    ]
+    queries, keys, values = parts * 3 if values_only else parts
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
+    return block.ls_1(linear(attended, attention.out_proj.weight, attention.out_proj.bias))

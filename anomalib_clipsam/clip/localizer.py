@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.build import encode_ensemble, run_block
+from anomalib_clipsam.clip.build import encode_ensemble, run_block, self_attention
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.clip.text_cache import cache_key, load_text, save_text
 from anomalib_clipsam.hashing import hash_tensors
@@ -83,12 +83,7 @@ def value_value_attention(block: ResidualAttentionBlock, tokens: torch.Tensor) -
     Returns:
         torch.Tensor: What the attention adds to the residual stream, ``(B, L, D)``.
     """
-    attention = block.attn
-    width = attention.embed_dim
-    values = F.linear(block.ln_1(tokens), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-    values = values.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (B, heads, L, D / heads)
-    attended = F.scaled_dot_product_attention(values, values, values).transpose(1, 2).flatten(2)
-    return block.ls_1(attention.out_proj(attended))
+    return self_attention(block, tokens, values_only=True)
 
 
 class Localizer(nn.Module, ABC):

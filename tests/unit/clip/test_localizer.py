@@ -24,6 +24,7 @@ from anomalib_clipsam.clip import (
     build_clip,
     encode_ensemble,
 )
+from anomalib_clipsam.clip.build import run_block
 from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD, text_anomaly_map, value_value_attention
 
 if TYPE_CHECKING:
@@ -512,3 +513,20 @@ def test_winclip_encodes_text_once_per_class_name(winclip: CLIP) -> None:
 def test_localizer_is_an_interface() -> None:
     with pytest.raises(TypeError):
         Localizer(PromptEnsemble())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_block_is_open_clips(masked: bool) -> None:
+    """A block run with fused attention gives what open_clip's own call gives, in either layout."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    torch.manual_seed(0)
+    block = ResidualAttentionBlock(16, 2, ls_init_value=0.25).eval()
+    tokens = torch.randn(2, 5, 16)
+    mask = torch.full((5, 5), float("-inf")).triu(1) if masked else None
+    with torch.no_grad():
+        if block.attn.batch_first:
+            expected = block(tokens, attn_mask=mask)
+        else:
+            expected = block(tokens.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+        torch.testing.assert_close(run_block(block, tokens, mask), expected, atol=1e-6, rtol=0)
