@@ -146,32 +146,43 @@ def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.T
     Returns:
         torch.Tensor: ``(B, L, D)``.
     """
-    tokens = tokens + self_attention(block, tokens, mask)
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    tokens = tokens + attend(block, *project(block, tokens), mask)
+    return tokens + feed_forward(block, tokens)
 
 
-def self_attention(
-    block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.Tensor | None = None, *, values_only: bool = False
+def project(block: ResidualAttentionBlock, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Give the queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
+    attention = block.attn
+    projected = linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    queries, keys, values = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
+    )
+    return queries, keys, values
+
+
+def attend(
+    block: ResidualAttentionBlock,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Give what the attention of a block adds to the residual stream.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip's.
-        tokens (torch.Tensor): Input of the block, ``(B, L, D)``.
-        mask (torch.Tensor | None): Additive mask ``(L, L)``. Defaults to ``None``.
-        values_only (bool): Attend with the values in the place of queries and keys. Defaults to ``False``.
+        queries (torch.Tensor): ``(B, heads, Q, D / heads)``, of all tokens or of some.
+        keys (torch.Tensor): ``(B, heads, L, D / heads)``.
+        values (torch.Tensor): ``(B, heads, L, D / heads)``.
+        mask (torch.Tensor | None): Additive mask ``(Q, L)``. Defaults to ``None``.
 
     Returns:
-        torch.Tensor: ``(B, L, D)``.
+        torch.Tensor: ``(B, Q, D)``.
     """
-    attention = block.attn
-    first = 2 * attention.embed_dim if values_only else 0
-    projected = linear(block.ln_1(tokens), attention.in_proj_weight[first:], attention.in_proj_bias[first:])
-    # parts of (B, heads, L, D / heads): queries, keys and values, or the values alone
-    parts = [
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for part in projected.split(attention.embed_dim, dim=-1)
-    ]
-    queries, keys, values = parts * 3 if values_only else parts
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
-    return block.ls_1(linear(attended, attention.out_proj.weight, attention.out_proj.bias))
+    return block.ls_1(linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias))
+
+
+def feed_forward(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
+    """Give what the MLP of a block adds to the residual stream ``(B, L, D)``."""
+    return block.ls_2(block.mlp(block.ln_2(tokens)))

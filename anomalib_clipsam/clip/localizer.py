@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.build import encode_ensemble, run_block, self_attention
+from anomalib_clipsam.clip.build import attend, encode_ensemble, feed_forward, project, run_block
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.clip.text_cache import cache_key, load_text, save_text
 from anomalib_clipsam.hashing import hash_tensors
@@ -37,7 +37,6 @@ from anomalib_clipsam.precision import full_precision
 
 if TYPE_CHECKING:
     from open_clip import CLIP
-    from open_clip.transformer import ResidualAttentionBlock
 
 logger = logging.getLogger(__name__)
 
@@ -69,21 +68,6 @@ def text_anomaly_map(
         logits = logits.transpose(1, 2).unflatten(-1, grid)  # (B, 2, h, w)
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
         return logits.softmax(dim=1)[:, 1]
-
-
-def value_value_attention(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
-    """Attend with the values in the place of queries and keys.
-
-    Each token gathers from tokens that carry like content, so that patch tokens keep their place (CLIP Surgery).
-
-    Args:
-        block (ResidualAttentionBlock): A block of open_clip's ViT.
-        tokens (torch.Tensor): Input of the block ``(B, L, D)``.
-
-    Returns:
-        torch.Tensor: What the attention adds to the residual stream, ``(B, L, D)``.
-    """
-    return self_attention(block, tokens, values_only=True)
 
 
 class Localizer(nn.Module, ABC):
@@ -218,9 +202,10 @@ class _ClipLocalizer(Localizer):
 class DenseLocalizer(_ClipLocalizer):
     """Patch tokens of several blocks against the normal and abnormal text, with value-value attention.
 
-    A second path branches off before the last blocks and collects their value-value attention without their MLPs, as in
-    CLIP Surgery. After every block of that path its tokens are projected to CLIP's embedding space and compared with
-    the text; S_a is the mean over these taps. [ours: the branch before the last quarter of the blocks]
+    A second path branches off before the last blocks and collects their value-value attention without their MLPs: each
+    token gathers from tokens that carry like content, so that patch tokens keep their place (CLIP Surgery). After every
+    block of that path its tokens are projected to CLIP's embedding space and compared with the text; S_a is the mean
+    over these taps. [ours: the branch before the last quarter of the blocks]
 
     Args:
         clip (CLIP): open_clip model with a ViT.
@@ -252,8 +237,12 @@ class DenseLocalizer(_ClipLocalizer):
 
         vv_tokens, maps = tokens, []
         for block in blocks[-self.vv_blocks :]:
-            vv_tokens = vv_tokens + value_value_attention(block, tokens)
-            tokens = run_block(block, tokens)
+            queries, keys, values = project(block, tokens)
+            vv_tokens = vv_tokens + attend(block, values, values, values)
+            if block is blocks[-1]:  # of its output the class token alone is used
+                queries, tokens = queries[:, :, :1], tokens[:, :1]
+            tokens = tokens + attend(block, queries, keys, values)
+            tokens = tokens + feed_forward(block, tokens)
             patches = visual.ln_post(vv_tokens[:, 1:]) @ visual.proj  # (B, h * w, C)
             maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
         return torch.stack(maps).mean(dim=0), self._global_score(tokens)

@@ -24,8 +24,8 @@ from anomalib_clipsam.clip import (
     build_clip,
     encode_ensemble,
 )
-from anomalib_clipsam.clip.build import run_block
-from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD, text_anomaly_map, value_value_attention
+from anomalib_clipsam.clip.build import attend, project, run_block
+from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD, text_anomaly_map
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -129,8 +129,9 @@ def test_map_keeps_rows_and_columns_apart() -> None:
 def test_value_value_attention(clip: CLIP) -> None:
     tokens = torch.randn(2, 7, WIDTH)
     block = clip.visual.transformer.resblocks[3]
+    values = project(block, tokens)[2]
     torch.testing.assert_close(
-        value_value_attention(block, tokens), naive_value_value(block, tokens), atol=1e-5, rtol=0
+        attend(block, values, values, values), naive_value_value(block, tokens), atol=1e-5, rtol=0
     )
 
 
@@ -140,8 +141,9 @@ def test_value_value_attention_scales_as_the_block_does() -> None:
 
     block = ResidualAttentionBlock(32, 4, ls_init_value=0.25)
     tokens = torch.randn(1, 5, 32)
+    values = project(block, tokens)[2]
     torch.testing.assert_close(
-        value_value_attention(block, tokens), 0.25 * naive_value_value(block, tokens), atol=1e-6, rtol=0
+        attend(block, values, values, values), 0.25 * naive_value_value(block, tokens), atol=1e-6, rtol=0
     )
 
 
