@@ -333,9 +333,8 @@ def peak_memory(*, reset: bool = False) -> float:
     if platform.system() != "Linux":
         return float("nan")
     if reset:
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # else what an earlier run freed still counts, and the next one is seen to need nothing
+        # Else what an earlier run freed still counts, and the next one is seen to need nothing.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -456,10 +455,17 @@ def print_table(runs: dict[str, list[dict[str, float]]], peak: float) -> None:
         above = np.median([run["above"] for run in results])
         share = above / np.median([run["above"] for run in first])
         operations = results[0]["operations"]  # NaN where they were not counted
-        print(
-            f"| {subject} | {seconds:.2f} ({low:.2f} to {high:.2f}) | {1 / seconds:.2f} | {ratio:.2f} ({slow:.2f} to "
-            f"{fast:.2f}) | {above:,.0f} | {share:.2f} | {operations / 1e9:,.0f} | {operations / seconds / peak:.2f} |"
-        )
+        row = [
+            subject,
+            f"{seconds:.2f} ({low:.2f} to {high:.2f})",
+            f"{1 / seconds:.2f}",
+            f"{ratio:.2f} ({slow:.2f} to {fast:.2f})",
+            f"{above:,.0f}",
+            f"{share:.2f}",
+            f"{operations / 1e9:,.0f}",
+            f"{operations / seconds / peak:.2f}",
+        ]
+        print("| " + " | ".join(row).replace("nan", "") + " |")
 
 
 def print_gating(asked: list[dict[str, float]], skipped: list[dict[str, float]]) -> None:
