@@ -151,6 +151,28 @@ def lean_encoder_compiled(architecture: str) -> Run:
     return lambda: encoder(image)
 
 
+def lean_encoder_threads(architecture: str, factor: float) -> Run:
+    """The same with other threads; the matrix products beside it keep theirs."""
+    encode, threads = lean_encoder(architecture), torch.get_num_threads()
+
+    def run() -> None:
+        torch.set_num_threads(max(1, int(factor * threads)))
+        encode()
+        torch.set_num_threads(threads)
+
+    return run
+
+
+def lean_encoder_half_the_threads(architecture: str) -> Run:
+    """The same with half as many threads."""
+    return lean_encoder_threads(architecture, 0.5)
+
+
+def lean_encoder_twice_the_threads(architecture: str) -> Run:
+    """The same with twice as many threads."""
+    return lean_encoder_threads(architecture, 2)
+
+
 def whole(architecture: str, precision: str = "float32") -> Run:
     """The whole model, on an image that SAM is asked about."""
     model, image = build_clip_sam(architecture, precision), picture()
@@ -321,6 +343,11 @@ GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
         "bias of 64 MB": lean_encoder_large_bias,
         "channels_last": lean_encoder_channels_last,
         "torch.compile": lean_encoder_compiled,
+    },
+    "threads": {
+        "our encoder": lean_encoder,
+        "half the threads": lean_encoder_half_the_threads,
+        "twice the threads": lean_encoder_twice_the_threads,
     },
 }
 """Groups of subjects that are compared; the first one of a group is what the ratio refers to. ``gating`` is the part of
