@@ -30,6 +30,9 @@ from torch.nn import functional as F  # noqa: N812
 CANVAS = 1024
 SPACINGS = ("distance", "rank")
 NEGATIVES = ("least_similar", "most_similar")
+SLOPE = 3e-6
+"""By how much scores fall per pixel rightwards, and 1.618 times that downwards, before points are picked. An upsampled
+coarse grid has plateaus, half a cell wide at the borders: without it, each runtime's rounding chose the point there."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class PointPrompts:
 
 
 def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distance: float) -> torch.Tensor:
-    """Pick the highest scores, no two closer than a distance.
+    """Pick the highest scores, no two closer than a distance; of equal ones that nearest the top left.
 
     Args:
-        scores (torch.Tensor): ``(B, H, W)``.
+        scores (torch.Tensor): ``(B, H, W)``, of the order of 1.
         allowed (torch.Tensor): ``(B, H, W)`` bool, where a point may lie.
         count (int): Number of points.
         distance (float): Least distance of two points, in pixels of the map.
@@ -67,7 +70,7 @@ def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distanc
     height, width = scores.shape[-2:]
     ys = torch.arange(height, device=scores.device).repeat_interleave(width)  # (H * W,)
     xs = torch.arange(width, device=scores.device).repeat(height)
-    left = scores.masked_fill(~allowed, -torch.inf).flatten(1)  # (B, H * W)
+    left = scores.masked_fill(~allowed, -torch.inf).flatten(1) - SLOPE * (xs + 1.618 * ys)  # (B, H * W)
     picked = []
     for _ in range(count):
         best, index = left.max(dim=1, keepdim=True)  # (B, 1)

@@ -159,6 +159,18 @@ def test_equal_scores_are_different_points() -> None:
     assert sorted(pick_ranked(scores, scores > 0, 6, 1)[0].tolist()) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_does_not_choose_among_equal_scores(seed) -> None:
+    """What other runtimes round otherwise, in plateaus such as an upsampled coarse grid has."""
+    torch.manual_seed(seed)
+    plateaus = torch.rand(1, 3, 3).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    noisy = plateaus + 2e-7 * torch.randn_like(plateaus)
+    picked = pick_spaced(noisy, plateaus >= 0, 6, 6)
+    assert picked.tolist() == pick_spaced(plateaus, plateaus >= 0, 6, 6).tolist()
+    best = plateaus[0].argmax()  # the first pixel of the best cell
+    assert picked[0, 0] == best
+
+
 @pytest.mark.parametrize(
     ("size", "frame", "pixel", "expected"),
     [
