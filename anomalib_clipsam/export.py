@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.deploy import CompressionType, ExportType
@@ -30,7 +29,7 @@ from anomalib_clipsam import __version__
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
-    from openvino import Model, Node
+    from openvino import Model
     from torchmetrics import Metric
 
     from anomalib_clipsam.lightning_model import ClipSam
@@ -119,8 +118,10 @@ class ClipSamExport(ExportMixin):
 
         Raises:
             ModuleNotFoundError: If a package is missing; the message has the line that installs it.
+            ValueError: If images of any size are to go in, and the pre-processor does not bring them to one.
         """
         _check_installed("onnx", "onnxscript")
+        self._check_size(input_size)
         logger.info("The exported model asks about '%s'. Give `class_name` to have another.", self.model.class_name)
         kwargs = {"opset_version": OPSET, "optimize": OPTIMIZE, **kwargs}
         path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
@@ -164,7 +165,7 @@ class ClipSamExport(ExportMixin):
 
         Raises:
             ModuleNotFoundError: If a package is missing; the message has the line that installs it.
-            ValueError: If the compression needs a data module and none is given.
+            ValueError: If the compression needs a data module and none is given; or as :meth:`to_onnx` says.
         """
         compression = None if compression_type is None else CompressionType(compression_type)
         _check_compression(compression, datamodule)
@@ -220,6 +221,7 @@ class ClipSamExport(ExportMixin):
         if export_type is ExportType.OPENVINO:
             _check_compression(compression, None)
         _check_installed("onnx", "onnxscript")
+        self._check_size(None)
         image = torch.zeros(EXAMPLE, device=self.device)
         # one name for the batch size of both inputs of the refiner
         batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
@@ -253,6 +255,19 @@ class ClipSamExport(ExportMixin):
                     _write_openvino(model, path, metadata, compression)
                 paths.append(path)
         return paths[0], paths[1]
+
+    def _check_size(self: ClipSam, input_size: tuple[int, int] | None) -> None:
+        """Raise if images of any size are to go in, and nothing brings them to the one that the graph is made for."""
+        if input_size is not None:
+            return
+        images = (torch.zeros(1, 3, *size, device=self.device) for size in ((32, 32), (40, 48)))
+        sizes = {(self.pre_processor(image) if self.pre_processor else image).shape for image in images}
+        if len(sizes) > 1:
+            msg = (
+                "The pre-processor does not bring images to one size, and a graph is made for one. Use the default "
+                "pre-processor, or fix the size of the images by `input_size`, which `to_onnx` and `to_openvino` take."
+            )
+            raise ValueError(msg)
 
 
 class _Part(nn.Module):
@@ -354,19 +369,17 @@ def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) ->
 
 
 def _read_onnx(path: Path, **kwargs: Any) -> Model:
-    """Convert a model to OpenVINO, and put right what its reader of ONNX files takes for something else.
+    """Convert a model to OpenVINO, with the antialiasing of a bicubic resize, which its reader of ONNX files drops.
 
-    It drops the antialiasing of a bicubic resize, which OpenVINO has under a name of its own. And its maximum over
-    negative infinity is the lowest finite number, so that PPG would find a point where none is left.
+    OpenVINO has that under a name of its own.
     """
     import openvino as ov
     from openvino import opset11
 
     model = ov.convert_model(path, **kwargs)
-    lowest = opset11.constant(np.float32(np.finfo(np.float16).min))
     for node in model.get_ops():
-        kind, attributes = node.get_type_name(), node.get_attributes()
-        if kind == "Interpolate" and attributes["mode"] == "cubic" and attributes["antialias"]:
+        attributes = node.get_attributes()
+        if node.get_type_name() == "Interpolate" and attributes["mode"] == "cubic" and attributes["antialias"]:
             mended = opset11.interpolate(
                 node.input_value(0),
                 node.input_value(1),
@@ -376,18 +389,9 @@ def _read_onnx(path: Path, **kwargs: Any) -> Model:
                 pads_end=attributes["pads_end"],
                 cube_coeff=attributes["cube_coeff"],
             )
-        elif kind == "Equal" and _is_minus_infinity(node.input_value(1).get_node()):
-            mended = opset11.less_equal(node.input_value(0), lowest)
-        else:
-            continue
-        node.output(0).replace(mended.output(0))
+            node.output(0).replace(mended.output(0))
     model.validate_nodes_and_infer_types()
     return model
-
-
-def _is_minus_infinity(node: Node) -> bool:
-    """Say whether a node of OpenVINO's is that constant."""
-    return node.get_type_name() == "Constant" and node.get_element_type().is_real() and np.isneginf(node.data).all()
 
 
 def _write_openvino(model: Model, path: Path, metadata: dict[str, str], compression: CompressionType | None) -> None:

@@ -30,9 +30,11 @@ from torch.nn import functional as F  # noqa: N812
 CANVAS = 1024
 SPACINGS = ("distance", "rank")
 NEGATIVES = ("least_similar", "most_similar")
-SLOPE = 3e-6
-"""By how much scores fall per pixel rightwards, and 1.618 times that downwards, before points are picked. An upsampled
-coarse grid has plateaus, half a cell wide at the borders: without it, each runtime's rounding chose the point there."""
+EQUAL = 1e-5
+"""Scores that differ by less count as equal, and the first in reading order is picked. An upsampled coarse grid has
+plateaus, half a cell wide at the borders, and each runtime rounds them otherwise. [ours]"""
+NOWHERE = -1e4
+"""Score where no point may lie, below all others. Finite, as not every runtime's maximum keeps negative infinity."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class PointPrompts:
 
 
 def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distance: float) -> torch.Tensor:
-    """Pick the highest scores, no two closer than a distance; of equal ones that nearest the top left.
+    """Pick the highest scores, no two closer than a distance; of equal ones the first in reading order.
 
     Args:
-        scores (torch.Tensor): ``(B, H, W)``, of the order of 1.
+        scores (torch.Tensor): ``(B, H, W)``, above :data:`NOWHERE`.
         allowed (torch.Tensor): ``(B, H, W)`` bool, where a point may lie.
         count (int): Number of points.
         distance (float): Least distance of two points, in pixels of the map.
@@ -68,15 +70,16 @@ def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distanc
         torch.Tensor: Flat indices ``(B, count)`` into H * W, best first; -1 where no further pixel is left.
     """
     height, width = scores.shape[-2:]
-    ys = torch.arange(height, device=scores.device).repeat_interleave(width)  # (H * W,)
-    xs = torch.arange(width, device=scores.device).repeat(height)
-    left = scores.masked_fill(~allowed, -torch.inf).flatten(1) - SLOPE * (xs + 1.618 * ys)  # (B, H * W)
+    place = torch.arange(height * width, device=scores.device)  # (H * W,)
+    ys, xs = place // width, place % width
+    left = scores.masked_fill(~allowed, NOWHERE).flatten(1)  # (B, H * W)
     picked = []
     for _ in range(count):
-        best, index = left.max(dim=1, keepdim=True)  # (B, 1)
+        best = left.amax(dim=1, keepdim=True)  # (B, 1)
+        index = torch.where(left >= best - EQUAL, place, height * width).amin(dim=1, keepdim=True)  # (B, 1)
         squared = (ys - ys[index]) ** 2 + (xs - xs[index]) ** 2  # (B, H * W)
-        left = left.masked_fill((squared < max(distance, 1e-6) ** 2) | (squared == 0), -torch.inf)
-        picked.append(torch.where(best == -torch.inf, -1, index))
+        left = left.masked_fill((squared < max(distance, 1e-6) ** 2) | (squared == 0), NOWHERE)
+        picked.append(torch.where(best > NOWHERE, index, -1))
     return torch.cat(picked, dim=1) if picked else scores.new_zeros((scores.shape[0], 0), dtype=torch.long)
 
 
@@ -84,7 +87,7 @@ def pick_ranked(scores: torch.Tensor, allowed: torch.Tensor, count: int, interva
     """Pick every ``interval``-th pixel of the list that the scores rank.
 
     Args:
-        scores (torch.Tensor): ``(B, H, W)``.
+        scores (torch.Tensor): ``(B, H, W)``, above :data:`NOWHERE`.
         allowed (torch.Tensor): ``(B, H, W)`` bool, where a point may lie.
         count (int): Number of points.
         interval (int): Step in the ranked list, at least 1.
@@ -92,10 +95,10 @@ def pick_ranked(scores: torch.Tensor, allowed: torch.Tensor, count: int, interva
     Returns:
         torch.Tensor: Flat indices ``(B, count)`` into H * W, best first; -1 where the list is too short.
     """
-    ranked = scores.masked_fill(~allowed, -torch.inf).flatten(1)
+    ranked = scores.masked_fill(~allowed, NOWHERE).flatten(1)
     length = min(count * interval, ranked.shape[1])
     best, index = ranked.topk(length, dim=1)
-    picked = torch.where(best == -torch.inf, -1, index)[:, ::interval][:, :count]
+    picked = torch.where(best > NOWHERE, index, -1)[:, ::interval][:, :count]
     return F.pad(picked, (0, count - picked.shape[1]), value=-1)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -26,13 +27,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClipSam]:
         yield ClipSam(weights="demo", class_name="capsule").eval()
 
 
-def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], output: int) -> Path:
+def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> Path:
     """Save a graph from ``input`` ``(B, 3, height, width)`` to ``output``."""
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["B", 3, "height", "width"])],
-        [helper.make_tensor_value_info("output", output, None)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", export.OPSET)]), path)
@@ -56,31 +57,17 @@ def test_openvino_resizes_as_torch(tmp_path: Path, size: tuple[int, int]) -> Non
         cubic_coeff_a=-0.5,
         exclude_outside=1,
     )
-    path = save(tmp_path / "resize.onnx", [resize], {"size": np.array([2, 3, 40, 25])}, TensorProto.FLOAT)
+    path = save(tmp_path / "resize.onnx", [resize], {"size": np.array([2, 3, 40, 25])})
     image = torch.rand(2, 3, *size)
     expected = F.interpolate(image, (40, 25), mode="bicubic", align_corners=False, antialias=True)
     np.testing.assert_allclose(run(path, image), expected, atol=1e-4, rtol=0)
-
-
-def test_openvino_finds_no_maximum_of_nothing(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("ReduceMax", ["input", "axes"], ["best"], keepdims=0),
-        helper.make_node("Equal", ["best", "nothing"], ["output"]),
-    ]
-    constants = {"axes": np.array([1, 2, 3]), "nothing": np.array(-np.inf, dtype=np.float32)}
-    path = save(tmp_path / "max.onnx", nodes, constants, TensorProto.BOOL)
-    image = torch.full((2, 3, 4, 5), -torch.inf)
-    image[1, 0, 2, 2] = -1.0
-    assert run(path, image).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("limit", "files"), [(2**31, 1), (100, 2)])
 def test_one_file_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, files: int) -> None:
     monkeypatch.setattr(export, "ONE_FILE_BYTES", limit)
     constants = {"added": np.arange(3000, dtype=np.float32).reshape(3, 1000, 1)}
-    path = save(
-        tmp_path / "m.onnx", [helper.make_node("Add", ["input", "added"], ["output"])], constants, TensorProto.FLOAT
-    )
+    path = save(tmp_path / "m.onnx", [helper.make_node("Add", ["input", "added"], ["output"])], constants)
     external = {"save_as_external_data": True, "location": "m.onnx.data", "size_threshold": 0}
     onnx.save(onnx.load(path), path, **external)
     export._finish_onnx(path, {"class_name": "capsule"})
@@ -138,6 +125,29 @@ def test_missing_package(model: ClipSam, tmp_path: Path, monkeypatch: pytest.Mon
 def test_parts_refuse(model: ClipSam, tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.to_parts(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("method", ["to_onnx", "to_openvino", "to_parts"])
+def test_any_size_needs_a_resize(tmp_path: Path, method: str) -> None:
+    model = ClipSam(weights="demo", pre_processor=False)
+    with pytest.raises(ValueError, match="fix the size of the images by `input_size`"):
+        getattr(model, method)(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_fixed_size(tmp_path: Path) -> None:
+    """What some accelerators need; and without a pre-processor, the model's own way with what is not square."""
+    model = ClipSam(weights="demo", class_name="capsule", refine=False, pre_processor=False).eval()
+    path = model.to_onnx(tmp_path, input_size=(192, 120))
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_inputs()[0].shape[1:] == [3, 192, 120]
+    images = torch.rand(3, 3, 192, 120)
+    names = [output.name for output in session.get_outputs()]
+    answer = dict(zip(names, session.run(None, {"input": images.numpy()}), strict=True))
+    expected = model(images)
+    np.testing.assert_allclose(answer["anomaly_map"], expected.anomaly_map, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(answer["pred_score"], expected.pred_score, atol=1e-3, rtol=0)
 
 
 def test_no_parts_without_sam(tmp_path: Path) -> None:

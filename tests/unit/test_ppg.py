@@ -167,8 +167,13 @@ def test_rounding_does_not_choose_among_equal_scores(seed) -> None:
     noisy = plateaus + 2e-7 * torch.randn_like(plateaus)
     picked = pick_spaced(noisy, plateaus >= 0, 6, 6)
     assert picked.tolist() == pick_spaced(plateaus, plateaus >= 0, 6, 6).tolist()
-    best = plateaus[0].argmax()  # the first pixel of the best cell
-    assert picked[0, 0] == best
+    assert picked[0, 0] == plateaus[0].argmax()  # the first pixel of the best cell
+
+
+def test_a_higher_score_wins_wherever_it_is() -> None:
+    scores = torch.full((1, 300, 500), 0.9)
+    scores[0, 299, 499] += 1e-4
+    assert pick_spaced(scores, scores > 0, 2, 1).tolist() == [[299 * 500 + 499, 0]]
 
 
 @pytest.mark.parametrize(
