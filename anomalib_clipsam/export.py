@@ -29,12 +29,13 @@ from anomalib_clipsam import __version__
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
-    from openvino import Model
+    from openvino import Model, Node
     from torchmetrics import Metric
 
     from anomalib_clipsam.lightning_model import ClipSam
 
 logger = logging.getLogger(__name__)
+nncf_logger = logging.getLogger("nncf")
 
 OPSET = 18
 """ONNX operators: the first set with antialiased resizing."""
@@ -43,6 +44,8 @@ OPTIMIZE = False
 ONE_FILE_BYTES = 2**31 - 2**20
 """Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
 weights in a second file beside it."""
+ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.")
+"""What the names of weights in the blocks of CLIP's and SAM's image encoders have in them."""
 INPUTS = ("input", "clip_map")
 """Names of the refiner's inputs; the first is that of every other graph."""
 EXAMPLE = (2, 3, 32, 32)
@@ -151,12 +154,12 @@ class ClipSamExport(ExportMixin):
             model_file_name (str): Name of the files, without their suffix. Defaults to ``"model"``.
             input_size (tuple[int, int] | None): Only size of images to take, height and width. Defaults to ``None``,
                 any.
-            compression_type (CompressionType | None): ``FP16`` or ``INT8`` for the weights; ``INT8_PTQ`` or
-                ``INT8_ACQ`` for the computation too. Defaults to ``None``, FP32.
-            datamodule (AnomalibDataModule | None): Pictures for ``INT8_PTQ`` and ``INT8_ACQ``. Defaults to ``None``.
-            metric (Metric | None): For ``INT8_ACQ``, as in anomalib. Defaults to ``None``.
-            task (str | None): For ``INT8_ACQ``, as in anomalib. Defaults to ``None``.
-            max_drop (float): For ``INT8_ACQ``, as in anomalib. Defaults to ``0.01``.
+            compression_type (CompressionType | None): ``FP16`` or ``INT8`` for the weights; ``INT8_PTQ`` for the
+                image encoders' computation too. Defaults to ``None``, FP32.
+            datamodule (AnomalibDataModule | None): Pictures for ``INT8_PTQ``. Defaults to ``None``.
+            metric (Metric | None): Not used; anomalib's, for ``INT8_ACQ``. Defaults to ``None``.
+            task (str | None): Not used, likewise. Defaults to ``None``.
+            max_drop (float): Not used, likewise. Defaults to ``0.01``.
             ov_kwargs (dict[str, Any] | None): Arguments of ``openvino.convert_model``. Defaults to ``None``.
             onnx_kwargs (dict[str, Any] | None): Arguments of ``torch.onnx.export``. Defaults to ``None``.
 
@@ -165,8 +168,10 @@ class ClipSamExport(ExportMixin):
 
         Raises:
             ModuleNotFoundError: If a package is missing; the message has the line that installs it.
-            ValueError: If the compression needs a data module and none is given; or as :meth:`to_onnx` says.
+            ValueError: If the compression is ``INT8_ACQ``, or needs a data module and none is given; or as
+                :meth:`to_onnx` says.
         """
+        del metric, task, max_drop
         compression = None if compression_type is None else CompressionType(compression_type)
         _check_compression(compression, datamodule)
         with TemporaryDirectory() as folder:
@@ -175,7 +180,7 @@ class ClipSamExport(ExportMixin):
             if compression not in (None, CompressionType.FP16):
                 if datamodule is not None:
                     datamodule.prepare_data()
-                model = self._compress_ov_model(model, compression, datamodule, metric, task, max_drop)
+                model = self._compress_ov_model(model, compression, datamodule)
             path = create_export_root(export_root, ExportType.OPENVINO) / f"{model_file_name}.xml"
             _write_openvino(model, path, self.export_metadata(), compression)
         return path
@@ -255,6 +260,27 @@ class ClipSamExport(ExportMixin):
                     _write_openvino(model, path, metadata, compression)
                 paths.append(path)
         return paths[0], paths[1]
+
+    @staticmethod
+    def _post_training_quantization_ov(model: Model, datamodule: AnomalibDataModule | None = None) -> Model:
+        """Quantize the linear layers of the two image encoders: nearly all of the work.
+
+        anomalib quantizes the whole graph, which costs SAM's mask: PPG's points and the decoder's passes hang on
+        differences that 8 bits do not tell apart (figures in ``docs/deploy.md``).
+        """
+        import nncf
+
+        datamodule.setup("fit")
+        datamodule.eval_batch_size = 1  # NNCF counts batches, and its statistics of larger ones are less exact
+        calibration = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch["image"])
+        others = [node.get_friendly_name() for node in model.get_ops() if not _is_encoder_layer(node)]
+        scope = nncf.IgnoredScope(names=others, validate=False)  # NNCF's graph does not have all of them
+        level = nncf_logger.level
+        nncf_logger.setLevel(logging.WARNING)  # it lists them, thousands of lines
+        try:
+            return nncf.quantize(model, calibration, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=scope)
+        finally:
+            nncf_logger.setLevel(level)
 
     def _check_size(self: ClipSam, input_size: tuple[int, int] | None) -> None:
         """Raise if images of any size are to go in, and nothing brings them to the one that the graph is made for."""
@@ -345,12 +371,15 @@ def _check_installed(*modules: str) -> None:
 
 def _check_compression(compression: CompressionType | None, datamodule: AnomalibDataModule | None) -> None:
     """Raise if OpenVINO's files cannot be written in this way, before minutes are spent on the graph."""
+    if compression is CompressionType.INT8_ACQ:
+        msg = "INT8_ACQ computes the whole graph in 8 bits, which costs SAM's mask. Choose INT8_PTQ, which spares it."
+        raise ValueError(msg)
+    if compression is CompressionType.INT8_PTQ and datamodule is None:
+        msg = "INT8_PTQ is calibrated on pictures. Give a data module, on the command line with `--data`."
+        raise ValueError(msg)
     _check_installed("openvino")
     if compression not in (None, CompressionType.FP16):
         _check_installed("nncf")
-    if compression in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ) and datamodule is None:
-        msg = f"{compression.name} is calibrated on pictures. Give a data module, on the command line with `--data`."
-        raise ValueError(msg)
 
 
 def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) -> None:
@@ -394,6 +423,16 @@ def _read_onnx(path: Path, **kwargs: Any) -> Model:
     return model
 
 
+def _is_encoder_layer(node: Node) -> bool:
+    """Say whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
+    if node.get_type_name() != "MatMul":
+        return False
+    source = node.input_value(1).get_node()
+    while source.get_type_name() in ("Convert", "Transpose"):
+        source = source.input_value(0).get_node()
+    return source.get_type_name() == "Constant" and any(part in source.get_friendly_name() for part in ENCODER_BLOCKS)
+
+
 def _write_openvino(model: Model, path: Path, metadata: dict[str, str], compression: CompressionType | None) -> None:
     """Write a model of OpenVINO's, with metadata."""
     import openvino as ov
@@ -401,3 +440,8 @@ def _write_openvino(model: Model, path: Path, metadata: dict[str, str], compress
     for key, value in metadata.items():
         model.set_rt_info(value, ["model_info", key])
     ov.save_model(model, path, compress_to_fp16=compression is CompressionType.FP16)
+    logger.info(
+        "Load %s with INFERENCE_PRECISION_HINT 'f32'. Left to itself, OpenVINO computes in bf16 or fp16 where the "
+        "device has them, and points and masks may be others than in `predict`.",
+        path,
+    )
