@@ -29,6 +29,7 @@ from anomalib_clipsam import __version__
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
+    from onnx import ModelProto
     from openvino import Model, Node
     from torchmetrics import Metric
 
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 nncf_logger = logging.getLogger("nncf")
 
 OPSET = 18
-"""ONNX operators: the first set with antialiased resizing."""
+"""ONNX operators: the set that torch's exporter writes by itself."""
 OPTIMIZE = False
 """Whether torch's exporter simplifies the graph: that takes as long as all else, and what runs the file does it too."""
 ONE_FILE_BYTES = 2**31 - 2**20
@@ -126,7 +127,7 @@ class ClipSamExport(ExportMixin):
         _check_installed("onnx", "onnxscript")
         self._check_size(input_size)
         logger.info("The exported model asks about '%s'. Give `class_name` to have another.", self.model.class_name)
-        kwargs = {"opset_version": OPSET, "optimize": OPTIMIZE, **kwargs}
+        kwargs = {**_export_arguments(), **kwargs}
         path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
         _finish_onnx(path, self.export_metadata(), one_file="external_data" not in kwargs)
         return path
@@ -174,9 +175,11 @@ class ClipSamExport(ExportMixin):
         del metric, task, max_drop
         compression = None if compression_type is None else CompressionType(compression_type)
         _check_compression(compression, datamodule)
+        import openvino
+
         with TemporaryDirectory() as folder:
             onnx_path = self.to_onnx(folder, model_file_name, input_size, **(onnx_kwargs or {}))
-            model = _read_onnx(onnx_path, **(ov_kwargs or {}))
+            model = openvino.convert_model(onnx_path, **(ov_kwargs or {}))
             if compression not in (None, CompressionType.FP16):
                 if datamodule is not None:
                     datamodule.prepare_data()
@@ -245,16 +248,17 @@ class ClipSamExport(ExportMixin):
                     example,
                     str(onnx_path),
                     dynamo=True,
-                    opset_version=OPSET,
-                    optimize=OPTIMIZE,
+                    **_export_arguments(),
                     input_names=INPUTS[: len(example)],
                     output_names=part.OUTPUTS,
                     dynamic_shapes=shapes[: len(example)],
                 )
                 _finish_onnx(onnx_path, metadata)
                 if export_type is ExportType.OPENVINO:
+                    import openvino
+
                     path = path.with_suffix(".xml")
-                    model = _read_onnx(onnx_path)
+                    model = openvino.convert_model(onnx_path)
                     if compression is CompressionType.INT8:
                         model = self._compress_ov_model(model, compression)
                     _write_openvino(model, path, metadata, compression)
@@ -382,6 +386,14 @@ def _check_compression(compression: CompressionType | None, datamodule: Anomalib
         _check_installed("nncf")
 
 
+def _export_arguments() -> dict[str, Any]:
+    """Get arguments of ``torch.onnx.export`` for graphs that start with a resize."""
+    from anomalib_clipsam.onnx_resize import resize
+
+    table = {torch.ops.aten._upsample_bicubic2d_aa.default: resize}  # noqa: SLF001  # that is its name
+    return {"opset_version": OPSET, "optimize": OPTIMIZE, "custom_translation_table": table}
+
+
 def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) -> None:
     """Write metadata into an ONNX file, and the weights too if one file can hold them."""
     import onnx
@@ -389,6 +401,7 @@ def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) ->
     data = path.with_name(f"{path.name}.data")
     model = onnx.load(path, load_external_data=False)
     onnx.helper.set_model_props(model, metadata)
+    _name_types(model)
     merge = one_file and data.exists() and path.stat().st_size + data.stat().st_size < ONE_FILE_BYTES
     if merge:
         onnx.load_external_data_for_model(model, str(path.parent))
@@ -397,30 +410,20 @@ def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) ->
         data.unlink()
 
 
-def _read_onnx(path: Path, **kwargs: Any) -> Model:
-    """Convert a model to OpenVINO, with the antialiasing of a bicubic resize, which its reader of ONNX files drops.
+def _name_types(model: ModelProto) -> None:
+    """Turn casts to the type of another tensor into casts to that type.
 
-    OpenVINO has that under a name of its own.
+    ONNX Runtime has no kernel of the former for its constant folding, and warns of each when the file is loaded.
     """
-    import openvino as ov
-    from openvino import opset11
+    import onnx
 
-    model = ov.convert_model(path, **kwargs)
-    for node in model.get_ops():
-        attributes = node.get_attributes()
-        if node.get_type_name() == "Interpolate" and attributes["mode"] == "cubic" and attributes["antialias"]:
-            mended = opset11.interpolate(
-                node.input_value(0),
-                node.input_value(1),
-                "bicubic_pillow",
-                attributes["shape_calculation_mode"],
-                pads_begin=attributes["pads_begin"],
-                pads_end=attributes["pads_end"],
-                cube_coeff=attributes["cube_coeff"],
-            )
-            node.output(0).replace(mended.output(0))
-    model.validate_nodes_and_infer_types()
-    return model
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    for node in model.graph.node:
+        if node.op_type == "CastLike" and types.get(node.input[1]):
+            node.op_type = "Cast"
+            node.attribute.append(onnx.helper.make_attribute("to", types[node.input.pop()]))
 
 
 def _is_encoder_layer(node: Node) -> bool:

@@ -52,7 +52,6 @@ with tempfile.TemporaryDirectory() as scratch:
     if arguments.type == "onnx":
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)  # errors only
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         answer = dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": image.numpy()}), strict=True))
     else:

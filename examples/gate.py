@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-onnxruntime.set_default_logger_severity(3)  # errors only
 localizer, refiner = (onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in sys.argv[1:3])
 asked = 0
 for path in sys.argv[3:]:

@@ -46,7 +46,6 @@ def load(name: str) -> Callable[[np.ndarray], Answer]:
     if path.endswith(".onnx"):
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)  # errors only
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda images: session.run(OUTPUTS, {"input": images})
     import openvino

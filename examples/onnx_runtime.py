@@ -13,7 +13,6 @@ import onnxruntime
 from PIL import Image
 
 model_path, picture_path, overlay_path = sys.argv[1:]
-onnxruntime.set_default_logger_severity(3)  # errors only
 session = onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam import ClipSam, export
 from anomalib_clipsam.export import LocalizerPart, RefinerPart
@@ -38,29 +36,6 @@ def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarra
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", export.OPSET)]), path)
     return path
-
-
-def run(path: Path, image: torch.Tensor) -> np.ndarray:
-    """Run a graph as it comes out of our conversion."""
-    compiled = openvino.compile_model(export._read_onnx(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return compiled(image.numpy())[0]
-
-
-@pytest.mark.parametrize("size", [(100, 61), (20, 30), (40, 25)])
-def test_openvino_resizes_as_torch(tmp_path: Path, size: tuple[int, int]) -> None:
-    resize = helper.make_node(
-        "Resize",
-        ["input", "", "", "size"],
-        ["output"],
-        mode="cubic",
-        antialias=1,
-        cubic_coeff_a=-0.5,
-        exclude_outside=1,
-    )
-    path = save(tmp_path / "resize.onnx", [resize], {"size": np.array([2, 3, 40, 25])})
-    image = torch.rand(2, 3, *size)
-    expected = F.interpolate(image, (40, 25), mode="bicubic", align_corners=False, antialias=True)
-    np.testing.assert_allclose(run(path, image), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("limit", "files"), [(2**31, 1), (100, 2)])
@@ -125,6 +100,22 @@ def test_missing_package(model: ClipSam, tmp_path: Path, monkeypatch: pytest.Mon
 def test_parts_refuse(model: ClipSam, tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.to_parts(tmp_path, **arguments)
+
+
+def test_types_are_named(tmp_path: Path) -> None:
+    """A cast to the type of a tensor that comes of other nodes."""
+    nodes = [
+        helper.make_node("Shape", ["input"], ["shape"]),
+        helper.make_node("CastLike", ["input", "shape"], ["whole"]),
+        helper.make_node("CastLike", ["whole", "input"], ["output"]),
+    ]
+    path = save(tmp_path / "cast.onnx", nodes, {})
+    export._finish_onnx(path, {})
+    found = [(node.op_type, node.attribute[0].i) for node in onnx.load(path).graph.node if "Cast" in node.op_type]
+    assert found == [("Cast", TensorProto.INT64), ("Cast", TensorProto.FLOAT)]
+    image = np.array([[[[1.7]], [[-1.2]], [[0.5]]]], dtype=np.float32)
+    (answer,) = onnxruntime.InferenceSession(path).run(None, {"input": image})
+    assert answer.ravel().tolist() == [1, -1, 0]
 
 
 @pytest.mark.parametrize("method", ["to_onnx", "to_openvino", "to_parts"])

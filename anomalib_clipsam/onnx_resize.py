@@ -1,0 +1,72 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Antialiased bicubic resize in ONNX as two matrix products. Needs onnxscript.
+
+ONNX has an operator for it, but few runtimes do: OpenVINO's reader drops the antialiasing, and its own operator
+prepares each new picture size for up to half a minute. Products are the same everywhere.
+
+Letters: H W image, S T size to resize to.
+"""
+
+# Without `from __future__ import annotations`: torch's exporter reads the types of `resize`.
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import numpy_helper
+from onnxscript import FLOAT
+from onnxscript import opset18 as op
+
+
+def _constant(value: float | np.ndarray) -> FLOAT:
+    return op.Constant(value=numpy_helper.from_array(np.asarray(value, dtype=np.float32)))
+
+
+def _weights(length: FLOAT, size: int) -> FLOAT:
+    """What each of ``length`` pixels adds to each of ``size``: ``(size, length)``, rows of sum 1.
+
+    The kernel is Keys' with a = -0.5, as torch's and Pillow's, stretched where the image shrinks.
+    """
+    zero, one, two = (_constant(value) for value in (0, 1, 2))
+    scale = op.Div(length, _constant(size))
+    pixels = op.Add(op.Range(zero, length, one), _constant(0.5))  # (length,)
+    centres = op.Mul(_constant(np.arange(size)[:, None] + 0.5), scale)  # (size, 1)
+    x = op.Abs(op.Div(op.Sub(pixels, centres), op.Max(scale, one)))  # (size, length)
+    # 1.5 x^3 - 2.5 x^2 + 1 up to 1, then -0.5 x^3 + 2.5 x^2 - 4 x + 2 up to 2
+    near = op.Add(op.Mul(op.Mul(op.Sub(op.Mul(x, _constant(1.5)), _constant(2.5)), x), x), one)
+    far = op.Add(op.Mul(op.Sub(op.Mul(op.Sub(_constant(2.5), op.Mul(x, _constant(0.5))), x), _constant(4)), x), two)
+    weights = op.Where(op.Less(x, one), near, op.Where(op.Less(x, two), far, zero))
+    return op.Div(weights, op.ReduceSum(weights, op.Constant(value_ints=[1]), keepdims=1))
+
+
+def resize(
+    self: FLOAT,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> FLOAT:
+    """Translate ``aten::_upsample_bicubic2d_aa``, for ``custom_translation_table`` of ``torch.onnx.export``.
+
+    Args:
+        self (FLOAT): Images, ``(B, C, H, W)`` of any size.
+        output_size (Sequence[int]): S and T.
+        align_corners (bool): Must be ``False``, as by torchvision.
+        scales_h (float | None): Not used: the sizes say it.
+        scales_w (float | None): Likewise.
+
+    Returns:
+        FLOAT: ``(B, C, S, T)``.
+
+    Raises:
+        ValueError: If corners are to be aligned.
+    """
+    del scales_h, scales_w
+    if align_corners:
+        msg = "An antialiased resize with align_corners=True is not exported. Leave align_corners out."
+        raise ValueError(msg)
+    height, width = (op.Cast(op.Squeeze(op.Shape(self, start=axis, end=axis + 1)), to=FLOAT.dtype) for axis in (2, 3))
+    rows, columns = _weights(height, output_size[0]), _weights(width, output_size[1])
+    turned = op.Transpose(op.MatMul(rows, self), perm=[0, 1, 3, 2])  # (B, C, W, S)
+    # Turned back last: what follows a product goes into it in OpenVINO, which then takes columns for channels.
+    return op.Transpose(op.MatMul(columns, turned), perm=[0, 1, 3, 2])
