@@ -14,27 +14,32 @@ from collections.abc import Sequence
 
 import numpy as np
 from onnx import numpy_helper
-from onnxscript import FLOAT
+from onnxscript import FLOAT, INT64
 from onnxscript import opset18 as op
 
 
-def _constant(value: float | np.ndarray) -> FLOAT:
-    return op.Constant(value=numpy_helper.from_array(np.asarray(value, dtype=np.float32)))
+def _constant(value: object, kind: type) -> FLOAT:
+    return op.Constant(value=numpy_helper.from_array(np.asarray(value, dtype=kind)))
 
 
-def _weights(length: FLOAT, size: int) -> FLOAT:
+def _weights(length: INT64, size: int) -> FLOAT:
     """What each of ``length`` pixels adds to each of ``size``: ``(size, length)``, rows of sum 1.
 
-    The kernel is Keys' with a = -0.5, as torch's and Pillow's, stretched where the image shrinks.
+    The kernel is Keys' with a = -0.5, as torch's and Pillow's, stretched where the image shrinks. Places are compared
+    in whole numbers, as halves of pixels times ``size``: a runtime that computes in bf16 has no others above 256.
     """
-    zero, one, two = (_constant(value) for value in (0, 1, 2))
-    scale = op.Div(length, _constant(size))
-    pixels = op.Add(op.Range(zero, length, one), _constant(0.5))  # (length,)
-    centres = op.Mul(_constant(np.arange(size)[:, None] + 0.5), scale)  # (size, 1)
-    x = op.Abs(op.Div(op.Sub(pixels, centres), op.Max(scale, one)))  # (size, length)
+    sides = _constant(size, np.int64)
+    pixels = op.Mul(op.Range(_constant(0, np.int64), length, _constant(1, np.int64)), _constant(2, np.int64))
+    pixels = op.Mul(op.Add(pixels, _constant(1, np.int64)), sides)  # (length,)
+    centres = op.Mul(_constant(2 * np.arange(size)[:, None] + 1, np.int64), length)  # (size, 1)
+    unit = op.Mul(op.Max(length, sides), _constant(2, np.int64))
+    apart = op.Cast(op.Abs(op.Sub(pixels, centres)), to=FLOAT.dtype)
+    x = op.Div(apart, op.Cast(unit, to=FLOAT.dtype))  # (size, length)
     # 1.5 x^3 - 2.5 x^2 + 1 up to 1, then -0.5 x^3 + 2.5 x^2 - 4 x + 2 up to 2
-    near = op.Add(op.Mul(op.Mul(op.Sub(op.Mul(x, _constant(1.5)), _constant(2.5)), x), x), one)
-    far = op.Add(op.Mul(op.Sub(op.Mul(op.Sub(_constant(2.5), op.Mul(x, _constant(0.5))), x), _constant(4)), x), two)
+    zero, half, one, two, four = (_constant(value, np.float32) for value in (0, 0.5, 1, 2, 4))
+    one_and_a_half, two_and_a_half = (_constant(value, np.float32) for value in (1.5, 2.5))
+    near = op.Add(op.Mul(op.Mul(op.Sub(op.Mul(x, one_and_a_half), two_and_a_half), x), x), one)
+    far = op.Add(op.Mul(op.Sub(op.Mul(op.Sub(two_and_a_half, op.Mul(x, half)), x), four), x), two)
     weights = op.Where(op.Less(x, one), near, op.Where(op.Less(x, two), far, zero))
     return op.Div(weights, op.ReduceSum(weights, op.Constant(value_ints=[1]), keepdims=1))
 
@@ -65,7 +70,7 @@ def resize(
     if align_corners:
         msg = "An antialiased resize with align_corners=True is not exported. Leave align_corners out."
         raise ValueError(msg)
-    height, width = (op.Cast(op.Squeeze(op.Shape(self, start=axis, end=axis + 1)), to=FLOAT.dtype) for axis in (2, 3))
+    height, width = (op.Squeeze(op.Shape(self, start=axis, end=axis + 1)) for axis in (2, 3))
     rows, columns = _weights(height, output_size[0]), _weights(width, output_size[1])
     turned = op.Transpose(op.MatMul(rows, self), perm=[0, 1, 3, 2])  # (B, C, W, S)
     # Turned back last: what follows a product goes into it in OpenVINO, which then takes columns for channels.
