@@ -4,7 +4,7 @@
 """Seconds, peak memory and size of an export at the published sizes, with random weights, and how far it is from torch.
 
     python benchmarks/export.py --sam vit_b --type onnx
-    python benchmarks/export.py --sam vit_b --type openvino --compression FP16
+    python benchmarks/export.py --sam vit_b --type openvino --compression FP16 --pictures 7
 
 The peak is that of the process, with torch and the model in it.
 """
@@ -27,14 +27,15 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--sam", choices=("vit_b", "vit_l", "vit_h"), default="vit_b")
 parser.add_argument("--type", choices=("onnx", "openvino"), default="onnx")
 parser.add_argument("--compression", choices=("FP16", "INT8"), help="for OpenVINO")
+parser.add_argument("--pictures", type=int, default=1, help="how many to compare on, of sizes from 700 x 900 up")
 parser.add_argument("--root", type=Path, help="where the files stay; by default they are deleted")
 arguments = parser.parse_args()
 
 torch.manual_seed(0)
 module = build_pipeline(arguments.sam)
-image = torch.rand(1, 3, 700, 900)
+images = [torch.rand(1, 3, 700 + 60 * index, 900 + 90 * index) for index in range(arguments.pictures)]
 with torch.no_grad():
-    expected = module(image)
+    expected = [module(image) for image in images]
 
 with tempfile.TemporaryDirectory() as scratch:
     root = arguments.root or Path(scratch)
@@ -53,16 +54,19 @@ with tempfile.TemporaryDirectory() as scratch:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        answer = dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": image.numpy()}), strict=True))
+        answers = [
+            dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": image.numpy()}), strict=True)) for image in images
+        ]
     else:
         import openvino
 
         compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        answer = compiled(image.numpy())
+        answers = [{name: result[name] for name in OUTPUTS} for result in (compiled(image.numpy()) for image in images)]
 
-differ = {name: abs(answer[name].astype("float32") - getattr(expected, name).float().numpy()) for name in OUTPUTS}
-print(
-    f"On a random picture beside torch: scores differ by {differ['pred_score'].max():.1e}, labels by "
-    f"{differ['pred_label'].max():.0f}, maps by at most {differ['anomaly_map'].max():.1e}, masks in "
-    f"{differ['pred_mask'].mean():.3%} of the pixels, of which {expected.pred_mask.float().mean():.0%} are set"
-)
+for answer, other in zip(answers, expected, strict=True):
+    differ = {name: abs(answer[name].astype("float32") - getattr(other, name).float().numpy()) for name in OUTPUTS}
+    print(
+        f"On a random picture beside torch: scores differ by {differ['pred_score'].max():.1e}, labels by "
+        f"{differ['pred_label'].max():.0f}, maps by at most {differ['anomaly_map'].max():.1e}, masks in "
+        f"{differ['pred_mask'].mean():.3%} of the pixels, of which {other.pred_mask.float().mean():.0%} are set"
+    )
