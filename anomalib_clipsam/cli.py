@@ -59,7 +59,8 @@ def list_weights() -> str:
     Returns:
         str: A line per row: name, role, the ``weights`` that use it, size, licence, and where it is on this machine.
     """
-    from anomalib_clipsam.weights import WEIGHTS, all_rows, find, folders
+    from anomalib_clipsam.weights.store import find, folders
+    from anomalib_clipsam.weights.table import WEIGHTS, all_rows
 
     lines = [("NAME", "ROLE", "WEIGHTS", "SIZE", "LICENCE", "HERE")]
     for name, row in all_rows().items():
@@ -90,7 +91,8 @@ def fetch_weights(names: Sequence[str], folder: Path | None) -> str:
         OSError: If a file cannot be had.
         ValueError: If a name is unknown, or a file that is here is another one.
     """
-    from anomalib_clipsam.weights import WEIGHTS, WEIGHTS_VARIABLE, all_rows, fetch, locate
+    from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, fetch, locate
+    from anomalib_clipsam.weights.table import WEIGHTS, all_rows
 
     rows = all_rows()
     unknown = [name for name in names if name not in WEIGHTS and name not in rows]
@@ -116,7 +118,8 @@ def verify_weights() -> tuple[str, bool]:
     Returns:
         tuple[str, bool]: A line per row, and whether all files that are here are sound.
     """
-    from anomalib_clipsam.weights import all_rows, check, find
+    from anomalib_clipsam.weights.store import check, find
+    from anomalib_clipsam.weights.table import all_rows
 
     lines, sound = [], True
     for name, row in all_rows().items():
@@ -155,7 +158,7 @@ def predictions(folder: Path, table: Path, weights: str, class_name: str | None,
     from anomalib.engine import Engine
 
     from anomalib_clipsam.lightning_model import ClipSam
-    from anomalib_clipsam.prediction_table import PredictionTable
+    from anomalib_clipsam.results.prediction_table import PredictionTable
 
     model = ClipSam(weights=weights, class_name=class_name, visualizer=PredictionTable(table))
     with TemporaryDirectory() as workspace:

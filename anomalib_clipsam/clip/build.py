@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.linear import linear, use_onednn
+from anomalib_clipsam.compute.linear import linear, use_onednn
 
 if TYPE_CHECKING:
     from open_clip import CLIP

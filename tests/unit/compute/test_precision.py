@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from anomalib_clipsam.clip import DenseLocalizer
+from anomalib_clipsam.compute.precision import check_precision, encoders_in, full_precision
 from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.fusion import Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.precision import check_precision, encoders_in, full_precision
 from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_bf16_changes_the_encoders_and_little_else(of_precision: object) -> None
     stages, others = rounded.stages(image), exact.stages(image)
     difference = (stages.anomaly_map - others.anomaly_map).abs().max()
     assert 0 < difference < 0.05
-    for value in (stages.fused_map, stages.score, stages.logits_3, stages.similarity):
+    for value in (stages.fused_map, stages.score, stages.cascade.logits_3, stages.prompts.similarity):
         assert value.dtype == torch.float32
     assert exact.settings() != rounded.settings()
 
@@ -57,9 +57,9 @@ def test_lightnings_precision_leaves_the_comparison_with_the_text_alone(of_preci
     expected = of_precision("bf16").stages(image)
     with torch.autocast("cpu", torch.bfloat16):
         stages = model.stages(image)
-    assert stages.logits_3.dtype == stages.fused_map.dtype == torch.float32
+    assert stages.cascade.logits_3.dtype == stages.fused_map.dtype == torch.float32
     assert torch.equal(stages.anomaly_map, expected.anomaly_map)
-    assert torch.equal(stages.logits_3, expected.logits_3)
+    assert torch.equal(stages.cascade.logits_3, expected.cascade.logits_3)
 
 
 def test_contexts() -> None:

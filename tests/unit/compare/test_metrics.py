@@ -16,7 +16,7 @@ from anomalib.metrics.auroc import _AUROC
 from anomalib.metrics.f1_score import _F1Max
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from anomalib_clipsam.metrics import IMAGE_METRICS, LEVELS, PIXEL_METRICS, PixelMetrics, image_metrics
+from anomalib_clipsam.compare.metrics import IMAGE_METRICS, LEVELS, PIXEL_METRICS, PixelMetrics, image_metrics
 
 
 def draw(batch: int = 6, height: int = 40, width: int = 56) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from anomalib import TaskType
 from anomalib.data import PredictDataset
 from anomalib.data.datasets import AnomalibDataset
@@ -144,33 +143,6 @@ def find_fault(path: str | Path, mask_path: str | Path | None = None) -> str | N
     if mask_size != size:
         return f"is {_text(size)} pixels, but its mask {mask_path} is {_text(mask_size)}"
     return None
-
-
-def check_images(images: torch.Tensor) -> None:
-    """Raise unless these are images as a model takes them. Nothing is checked in a graph that is being exported.
-
-    Args:
-        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
-
-    Raises:
-        TypeError: If they are no tensor of floats.
-        ValueError: If the shape is another, or a value is NaN or infinite.
-    """
-    if torch.compiler.is_compiling():
-        return
-    expected = "Give floats in [0, 1] of shape (B, 3, height, width)"
-    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
-        msg = f"The images are {kind}. {expected}, such as `images / 255` of 8-bit values."
-        raise TypeError(msg)
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
-        raise ValueError(msg)
-    finite = images.isfinite().flatten(1).all(dim=1)  # (B,)
-    if not finite.all():
-        wrong = (~finite).nonzero().flatten().tolist()
-        msg = f"Of the batch's images, those at {wrong} hold NaN or infinite values. {expected}."
-        raise ValueError(msg)
 
 
 def _datasets(trainer: Trainer, stage: str) -> Iterator[Any]:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.export import _export_arguments
-from anomalib_clipsam.onnx_resize import resize
+from anomalib_clipsam.deploy.export import _export_arguments
+from anomalib_clipsam.deploy.onnx_resize import resize
 
 
 class Resize(nn.Module):

@@ -25,7 +25,7 @@ from anomalib_clipsam.clip import (
     encode_ensemble,
 )
 from anomalib_clipsam.clip.build import attend, project, run_block
-from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD, text_anomaly_map
+from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, text_anomaly_map
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -308,7 +308,7 @@ def test_state_dict_holds_clip_only(clip: CLIP, ensemble: PromptEnsemble) -> Non
 
 @pytest.mark.parametrize("image_size", [0, -8, 4, 63, 161])
 def test_image_size_must_hold_whole_patches(clip: CLIP, ensemble: PromptEnsemble, image_size: int) -> None:
-    with pytest.raises(ValueError, match=rf"image size {image_size} is no multiple of its patch size 8"):
+    with pytest.raises(ValueError, match=rf"clip_size is {image_size}; it must be a multiple of the patch size, 8"):
         DenseLocalizer(clip, ensemble, image_size)
 
 

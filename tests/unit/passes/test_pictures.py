@@ -21,7 +21,7 @@ from anomalib.data.datasets import AnomalibDataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from anomalib_clipsam.pictures import PictureCheck, check_images, find_fault
+from anomalib_clipsam.passes.pictures import PictureCheck, find_fault
 
 PICTURE = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8))
 
@@ -245,38 +245,3 @@ def test_other_data_sets_are_left_alone(parts: Folder, caplog: pytest.LogCapture
             check.teardown(trainer, None, stage)
     assert len(own) == 6
     assert not caplog.records
-
-
-# ---------------------------------------------------------------- tensors
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_images(dtype: torch.dtype) -> None:
-    check_images(torch.rand(2, 3, 1, 5).to(dtype))
-
-
-@pytest.mark.parametrize(
-    ("images", "error", "message"),
-    [
-        (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), TypeError, r"are torch.uint8. Give floats .*`images / 255`"),
-        (np.zeros((1, 3, 4, 5)), TypeError, "The images are ndarray. Give floats"),
-        (torch.rand(3, 4, 5), ValueError, r"have the shape \(3, 4, 5\). Give .*, such as `image.unsqueeze\(0\)`"),
-        (torch.rand(4, 5), ValueError, r"shape \(4, 5\)"),
-        (torch.rand(1, 1, 4, 5), ValueError, r"shape \(1, 1, 4, 5\)"),
-        (torch.rand(1, 4, 4, 5), ValueError, r"shape \(1, 4, 4, 5\)"),
-        (torch.rand(1, 4, 5, 3), ValueError, r"shape \(1, 4, 5, 3\)"),
-        (torch.rand(0, 3, 4, 5), ValueError, r"shape \(0, 3, 4, 5\)"),
-        (torch.rand(1, 3, 0, 5), ValueError, r"shape \(1, 3, 0, 5\)"),
-    ],
-)
-def test_what_is_no_image(images: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        check_images(images)
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_values_that_are_not_finite(value: float) -> None:
-    images = torch.rand(3, 3, 4, 5)
-    images[1, 2, 3, 4] = value
-    with pytest.raises(ValueError, match=r"those at \[1\] hold NaN or infinite values"):
-        check_images(images)

@@ -15,26 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from anomalib_clipsam import weights
 from anomalib_clipsam.clip import build_clip
-from anomalib_clipsam.hashing import hash_file, hash_tensors
+from anomalib_clipsam.compute.hashing import hash_file, hash_tensors
 from anomalib_clipsam.sam import build_sam
-from anomalib_clipsam.weights import (
-    WEIGHTS,
-    WEIGHTS_VARIABLE,
-    Source,
-    WeightFile,
-    all_rows,
-    explicit_file,
-    find,
-    find_sam,
-    get_weights,
-    load_adapters,
-    load_clip,
-    load_sam,
-    locate,
-    read_state_dict,
-)
+from anomalib_clipsam.weights import load, store
+from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam, read_state_dict
+from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, explicit_file, find, locate
+from anomalib_clipsam.weights.table import WEIGHTS, Source, WeightFile, all_rows, find_sam, get_weights
 
 SMALL_CLIP = {
     "embed_dim": 16,
@@ -199,7 +186,7 @@ def test_torchscript_is_opened_only_when_its_hash_is_known(tmp_path: Path, monke
         ValueError, match=r"a\.pt cannot be read: it is a TorchScript archive, and not the one that OpenAI"
     ):
         read_state_dict(path)
-    monkeypatch.setattr(weights, "_OPENAI", replace(weights._OPENAI, sha256=hash_file(path)))
+    monkeypatch.setattr(load, "OPENAI_CLIP", replace(load.OPENAI_CLIP, sha256=hash_file(path)))
     assert same(read_state_dict(path))
 
 
@@ -267,7 +254,7 @@ def written(state_dict: dict[str, torch.Tensor], form: str, folder: Path, monkey
     if form == "OpenAI":
         sizes = {"input_resolution": 32, "context_length": 8, "vocab_size": 50}
         torchscript({**state_dict, **{key: torch.tensor(value) for key, value in sizes.items()}}, path)
-        monkeypatch.setattr(weights, "_OPENAI", replace(weights._OPENAI, sha256=hash_file(path)))
+        monkeypatch.setattr(load, "OPENAI_CLIP", replace(load.OPENAI_CLIP, sha256=hash_file(path)))
     else:
         torch.save({"state_dict": state_dict} if form == "open_clip" else state_dict, path)
     return str(path)
@@ -365,13 +352,13 @@ def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> 
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     torch.save(clip.state_dict(), tmp_path / "clip.pth")
     small = replace(demo.clip, architecture="ViT-B-32")
-    for load, row, file, name in (
+    for read, row, file, name in (
         (load_clip, small, "clip.pth", "clip_architecture='demo'"),
         (load_clip, demo.clip, "sam.pth", "sam_architecture='demo'"),
         (load_sam, demo.sam, "clip.pth", "clip_architecture='demo'"),
     ):
         with pytest.raises(ValueError, match=rf"{file} does not fit .* It fits {name}\."):
-            load(row, str(tmp_path / file))
+            read(row, str(tmp_path / file))
 
 
 def test_hash_is_of_names_shapes_and_values_alone(sam, tmp_path: Path) -> None:
@@ -420,7 +407,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Empty places to look in, by what they are, in the order in which they are looked in; downloads fail a test."""
     places = {"own": tmp_path / "own", "anomalib": tmp_path / "anomalib" / "clip_sam", "hub": tmp_path / "hub"}
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_args, **_kwargs: pytest.fail("a download"))
-    monkeypatch.setattr(weights, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
+    monkeypatch.setattr(store, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(places["hub"]))
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(places["own"]))
     return places
@@ -461,7 +448,7 @@ def test_carried_file_is_never_looked_for_elsewhere(
 ) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     (tmp_path / "sam.safetensors").touch()
-    assert locate(find_sam("demo")) == Path(weights.__file__).parent / "demo" / "sam.safetensors"
+    assert locate(find_sam("demo")) == Path(store.__file__).parents[1] / "demo" / "sam.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -478,7 +465,7 @@ def test_damaged_file_is_refused_and_named(places: dict[str, Path], place: str, 
 
 
 def test_damaged_package(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_DEMO", tmp_path)
+    monkeypatch.setattr(store, "CARRIED", tmp_path)
     (tmp_path / "sam.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"is damaged: it has 5 bytes.* Install anomalib_clipsam again"):
         locate(find_sam("demo"))

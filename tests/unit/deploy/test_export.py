@@ -14,8 +14,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from anomalib_clipsam import ClipSam, export
-from anomalib_clipsam.export import LocalizerPart, RefinerPart
+from anomalib_clipsam import ClipSam
+from anomalib_clipsam.deploy import export
+from anomalib_clipsam.deploy.export import LocalizerPart, RefinerPart
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_clipsam.linear import OneDnnLinear, use_onednn
+from anomalib_clipsam.compute.linear import OneDnnLinear, use_onednn
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from PIL import Image
 
 from anomalib_clipsam import ClipSam, PromptVisualizer
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, mark
+from anomalib_clipsam.results.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, mark
 
 
 @pytest.fixture(scope="module")
 def model() -> ClipSam:
-    return ClipSam(weights="demo", class_name="capsule", min_score=0.1).eval()
+    return ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 0.1}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_panels_follow_the_method_and_have_the_proportions_of_the_file(
     found = near(points, POSITIVE)[max(0, row - 5) : row + 6, max(0, column - 5) : column + 6]
     assert found.sum() > 20  # the disc lies where the point is, in a panel of other proportions than the frame
     box = near(panels["Mask 3: + box, mask 2"], BOX)
-    x0, y0, x1, y1 = stages.box[0].tolist()
+    x0, y0, x1, y1 = stages.cascade.box[0].tolist()
     rows, columns = np.nonzero(box)
     assert [columns.min(), rows.min(), columns.max(), rows.max()] == pytest.approx(
         [x0 * 150 / 192, y0 * 100 / 192, x1 * 150 / 192, y1 * 100 / 192], abs=2
@@ -87,7 +87,7 @@ def test_without_refinement_there_are_map_and_result(drawn: np.ndarray) -> None:
 
 
 def test_image_without_an_extreme_region_has_neither_points_nor_box(drawn: np.ndarray) -> None:
-    model = ClipSam(weights="demo", class_name="capsule", min_score=1.0).eval()
+    model = ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 1.0}).eval()
     image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
     panels = draw_item(model.model, image, ImageItem(image=image[0]), 64)
     plain = np.asarray(panels["Image"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_clipsam.predictions import PredictionStore
+from anomalib_clipsam.passes.kept_predictions import PredictionStore
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,8 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anomalib_clipsam.torch_model import ClipSamModel, logits_to_map
+from anomalib_clipsam.frame import frame_to_map
+from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
@@ -89,17 +90,7 @@ class PromptVisualizer(Visualizer):
             )
             create_image_grid(titled, nrow=min(4, len(titled))).save(path.with_suffix(".png"))
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: ImageBatch,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the pictures of a batch."""
-        self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    on_predict_batch_end = on_test_batch_end
 
 
 def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size: int) -> dict[str, Image.Image]:
@@ -146,7 +137,8 @@ def _draw_prompts(
     image_size: torch.Size,
 ) -> dict[str, Image.Image]:
     """Draw what PPG and CPS did with the first image of the stages."""
-    region = fill(fill(picture, stages.ring[0], RING), stages.region[0], NEGATIVE)
+    cascade = stages.cascade
+    region = fill(fill(picture, stages.prompts.ring[0], RING), stages.region[0], NEGATIVE)
     # The image's longer side spans SAM's frame; a panel has the proportions of the file.
     longer = max(image_size)
     x = picture.width / (frame_size * image_size[1] / longer)
@@ -155,10 +147,10 @@ def _draw_prompts(
     points = [((column + 0.5) * x, (row + 0.5) * y, label) for (column, row), label in zip(coords, labels, strict=True)]
     size = tuple(stages.anomaly_map.shape[-2:])
     first, second, third = (
-        fill(picture, logits_to_map(logits, size)[0] > 0, POSITIVE)
-        for logits in (stages.logits_1, stages.logits_2, stages.logits_3)
+        fill(picture, frame_to_map(logits.squeeze(1), size)[0] > 0, POSITIVE)
+        for logits in (cascade.logits_1, cascade.logits_2, cascade.logits_3)
     )
-    x0, y0, x1, y1 = stages.box[0].tolist()
+    x0, y0, x1, y1 = cascade.box[0].tolist()
     if x1 > x0 and y1 > y0:
         ImageDraw.Draw(third).rectangle((x0 * x, y0 * y, x1 * x, y1 * y), outline=BOX, width=2)
     return {

@@ -8,7 +8,7 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 
 HOOKS = ("on_validation_batch_start", "on_test_batch_start", "on_predict_batch_start")
 
@@ -21,41 +21,31 @@ def batch(**more: torch.Tensor) -> ImageBatch:
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_image_and_mask_are_resized(hook: str) -> None:
-    """The mask's left half becomes the left half of the smaller mask, and stays a mask."""
+def test_image_is_resized_and_its_mask_with_it(hook: str) -> None:
     mask = torch.zeros(2, 30, 50, dtype=torch.bool)
     mask[1, :, :25] = True
     given = batch(gt_mask=mask)
     image = given.image.clone()
-    getattr(ClipSamPreProcessor(64, 16), hook)(None, None, given, 0)
+    getattr(ClipSamPreProcessor(64), hook)(None, None, given, 0)
     expected = F.interpolate(torch.as_tensor(image), (64, 64), mode="bicubic", antialias=True)
     torch.testing.assert_close(torch.as_tensor(given.image), expected)
-    assert given.gt_mask.dtype == torch.bool
-    assert given.gt_mask.shape == (2, 16, 16)
+    assert (given.gt_mask.dtype, given.gt_mask.shape) == (torch.bool, (2, 64, 64))
     assert not given.gt_mask[0].any()
-    assert given.gt_mask[1, :, :8].all()
-    assert not given.gt_mask[1, :, 8:].any()
+    assert given.gt_mask[1, :, :32].all()
+    assert not given.gt_mask[1, :, 32:].any()
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_batch_without_masks(hook: str) -> None:
     given = batch()
-    getattr(ClipSamPreProcessor(64, 16), hook)(None, None, given, 0)
+    getattr(ClipSamPreProcessor(64), hook)(None, None, given, 0)
     assert given.image.shape == (2, 3, 64, 64)
     assert given.gt_mask is None
 
 
-def test_mask_may_be_as_large_as_the_image() -> None:
-    mask = torch.zeros(2, 32, 32, dtype=torch.bool)
-    mask[0, 3, 5] = True
-    given = ImageBatch(image=torch.rand(2, 3, 32, 32), gt_mask=mask.clone())
-    ClipSamPreProcessor(32, 32).on_test_batch_start(None, None, given, 0)
-    assert torch.equal(torch.as_tensor(given.gt_mask), mask)
-
-
 @pytest.mark.parametrize("size", [(30, 50), (200, 90), (64, 64), (1, 7)])
 def test_forward_resizes_as_the_hooks_do(size: tuple[int, int]) -> None:
-    pre_processor = ClipSamPreProcessor(64, 16)
+    pre_processor = ClipSamPreProcessor(64)
     image = torch.rand(2, 3, *size)
     given = ImageBatch(image=image.clone())
     pre_processor.on_predict_batch_start(None, None, given, 0)
@@ -65,24 +55,15 @@ def test_forward_resizes_as_the_hooks_do(size: tuple[int, int]) -> None:
 
 
 def test_configuration_of_the_pre_processor_survives_a_checkpoint(tmp_path) -> None:
-    torch.save(ClipSamPreProcessor(64, 16).checkpoint_config(), tmp_path / "config.pt")
+    torch.save(ClipSamPreProcessor(64).checkpoint_config(), tmp_path / "config.pt")
     config = torch.load(tmp_path / "config.pt", weights_only=True)
-    other = ClipSamPreProcessor(32, 32)
+    other = ClipSamPreProcessor(32)
     other.load_checkpoint_config(config)
-    given = batch(gt_mask=torch.ones(2, 30, 50, dtype=torch.bool))
+    given = batch()
     image = torch.as_tensor(given.image).clone()
     other.on_test_batch_start(None, None, given, 0)
-    assert given.gt_mask.shape == (2, 16, 16)
-    assert torch.equal(torch.as_tensor(given.image), ClipSamPreProcessor(64, 16)(image))
-    assert torch.equal(other(image), ClipSamPreProcessor(64, 16)(image))
-
-
-def test_checkpoint_of_anomalibs_own_pre_processor_keeps_the_map_size() -> None:
-    pre_processor = ClipSamPreProcessor(32, 16)
-    config = pre_processor.checkpoint_config()
-    del config["map_size"]
-    pre_processor.load_checkpoint_config(config)
-    assert pre_processor.map_size == 16
+    assert torch.equal(torch.as_tensor(given.image), ClipSamPreProcessor(64)(image))
+    assert torch.equal(other(image), ClipSamPreProcessor(64)(image))
 
 
 # ---------------------------------------------------------------- post-processor

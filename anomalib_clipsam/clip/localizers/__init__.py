@@ -1,0 +1,28 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The maps that CLIP gives, each in a file, behind one interface. Which one the paper uses is unknown.
+
+A new one is a subclass of :class:`Localizer` in a file of its own and an entry of :data:`LOCALIZERS`.
+"""
+
+from anomalib_clipsam.clip.localizers.april_gan import AprilGanLocalizer, build_adapters
+from anomalib_clipsam.clip.localizers.base import Localizer
+from anomalib_clipsam.clip.localizers.dense import DenseLocalizer
+from anomalib_clipsam.clip.localizers.winclip import WinClipLocalizer
+
+LOCALIZERS: dict[str, type[Localizer]] = {
+    "dense": DenseLocalizer,
+    "april_gan": AprilGanLocalizer,
+    "winclip": WinClipLocalizer,
+}
+"""What ``localizer`` may name."""
+
+__all__ = [
+    "LOCALIZERS",
+    "AprilGanLocalizer",
+    "DenseLocalizer",
+    "Localizer",
+    "WinClipLocalizer",
+    "build_adapters",
+]
