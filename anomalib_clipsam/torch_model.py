@@ -215,7 +215,8 @@ class ClipSamModel(nn.Module):
         size = scaled_size(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
-        return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
+        global_score = torch.nan_to_num(global_score, nan=0.0).clamp(0, 1)
+        return anomaly_map, global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Encode images with SAM, resized, normalised and padded as ``Sam.preprocess`` does.

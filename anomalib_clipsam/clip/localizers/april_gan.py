@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
+SCALE = 100.0
+"""Factor of the cosine, fixed in the published code, whatever CLIP learnt."""
+
 
 class AprilGanLocalizer(ViTLocalizer):
     """APRIL-GAN's map: CLIP's plain patch tokens of some blocks, each through a trained linear adapter.
@@ -79,6 +82,13 @@ class AprilGanLocalizer(ViTLocalizer):
         layers = build_adapters(adapters(), model.visual.conv1.out_channels, model.text_projection.shape[1])
         return cls(model, ensemble, image_size, layers)
 
+    def use_learned(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take other adapters. See :meth:`Localizer.use_learned`."""
+        width, embed_dim = self.clip.visual.conv1.out_channels, self.clip.text_projection.shape[1]
+        self.adapters = (
+            build_adapters(weights, width, embed_dim).to(self.text.device).requires_grad_(requires_grad=False)
+        )
+
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Locate what looks damaged. See :meth:`Localizer.forward`."""
         tokens, maps = self._embed(image), []
@@ -86,8 +96,8 @@ class AprilGanLocalizer(ViTLocalizer):
             tokens = run_block(block, tokens)
             if index in self.taps:
                 patches = self.adapters[self.taps.index(index)](tokens[:, 1:])  # (B, h * w, C)
-                maps.append(text_anomaly_map(patches, self.text, 100.0, self.grid, tuple(image.shape[-2:])))
-        return torch.stack(maps).mean(dim=0), self._global_score(tokens)
+                maps.append(text_anomaly_map(patches, self.text, SCALE, self.grid, tuple(image.shape[-2:])))
+        return torch.stack(maps).mean(dim=0), self._global_score(tokens, SCALE)
 
 
 def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: int) -> nn.ModuleList:
