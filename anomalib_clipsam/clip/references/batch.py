@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.references.features import Reference, Taps, patches_of
-from anomalib_clipsam.precision import full_precision
+from anomalib_clipsam.compute.precision import full_precision
 
 LEAST_PICTURES = 5
 """Fewest pictures that judge each other: MuSc's own code gives NaN for 4."""

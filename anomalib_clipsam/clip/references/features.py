@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from anomalib_clipsam.precision import full_precision
+from anomalib_clipsam.compute.precision import full_precision
 
 SIGMA_CANVAS = 256
 """Longer side of the map, in pixels, that ``sigma`` counts on. It scales with the map."""
