@@ -91,9 +91,8 @@ class ClipSam(AnomalibModule):
             ``"crane"`` for those with ViT-L-14-336; ``"dense"`` with another CLIP, or with prompts that it has no use
             for.
         adapters (str | None): Those learned weights: a file, or a name such as ``"crane_visa"`` or
-            ``"april_gan_mvtec"``, which says what they were trained on. ``None`` for none. Defaults to ``"auto"``: for a
-            localizer that needs some those trained on VisA; on anomalib's data module of VisA, those trained on MVTec
-            AD.
+            ``"april_gan_mvtec"``, which says what they were trained on. ``None`` for none. Defaults to ``"auto"``:
+            where a localizer needs some, those trained on VisA; on the data module of VisA, those trained on MVTec AD.
         refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
         prompts (str | None): YAML file with the user's own states and templates, see
             :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
