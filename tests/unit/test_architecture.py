@@ -36,7 +36,12 @@ ALLOWED = {
     "_autoload": set(),
 }
 """Room, a folder or a module of the root -> the rooms that it may import."""
-PUBLIC = {"ClipSam": "lightning_model", "ClipSamModel": "torch_model", "DrawnParts": "demo", "PromptVisualizer": "results"}
+PUBLIC = {
+    "ClipSam": "lightning_model",
+    "ClipSamModel": "torch_model",
+    "DrawnParts": "demo",
+    "PromptVisualizer": "results",
+}
 """What the package itself gives -> where it is from."""
 
 
