@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from anomalib.data.utils.boxes import masks_to_boxes
+from anomalib.engine import Engine
 from anomalib.visualization import Visualizer
 from PIL import Image
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
+    from anomalib.models import AnomalibModule
     from lightning import LightningModule, Trainer
 
 COLUMNS = ("file", "score", "label", "mask_area", "boxes")
@@ -86,3 +89,22 @@ def describe(item: ImageItem) -> tuple[str, ...]:
     corners = [(x0 * x, y0 * y, (x1 + 1) * x, (y1 + 1) * y) for x0, y0, x1, y1 in boxes.tolist()]
     written = "; ".join(" ".join(str(round(value)) for value in box) for box in corners)
     return str(item.image_path), score, label, str(round(int(mask.sum()) * x * y)), written
+
+
+def write_predictions(model: AnomalibModule, folder: Path, table: Path, checkpoint: Path | None = None) -> None:
+    """Score the pictures of a folder, and write a table.
+
+    Args:
+        model (AnomalibModule): The model; its visualizer is replaced by the table.
+        folder (Path): A picture, or a folder of pictures.
+        table (Path): CSV file to write.
+        checkpoint (Path | None): Checkpoint with calibrated thresholds. Defaults to ``None``, the model's own.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If no picture can be scored.
+    """
+    model.visualizer = PredictionTable(table)
+    with TemporaryDirectory() as workspace:
+        engine = Engine(default_root_dir=workspace, logger=False, devices=1)
+        engine.predict(model, data_path=folder, ckpt_path=checkpoint, return_predictions=False)

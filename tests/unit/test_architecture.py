@@ -16,7 +16,7 @@ import anomalib_clipsam
 ROOT = Path(anomalib_clipsam.__file__).parent
 METHOD = {"ppg", "cps", "fusion", "frame"}
 ALLOWED = {
-    "cli": {"compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "cli": {"compare", "results", "lightning_model", "weights", "clip"},
     "compare": {"results", "lightning_model", "torch_model", "demo"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {"passes", "deploy", "torch_model", *METHOD, "weights", "clip", "compute", "arguments"},
