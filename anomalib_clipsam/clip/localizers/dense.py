@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
+    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
 
@@ -65,12 +66,11 @@ class DenseLocalizer(ViTLocalizer):
         del adapters
         return cls(clip(), ensemble, image_size)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locate what looks damaged. See :meth:`Localizer.forward`."""
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         visual, scale = self.clip.visual, self.clip.logit_scale.exp()
-        taps, tokens = self._two_paths(image, self.vv_blocks, self.vv_blocks)
+        kept, tokens, grids = self._two_paths(image, self.vv_blocks, self.vv_blocks, tapped)
         maps = []
-        for tap in taps:
-            patches = visual.ln_post(tap[:, 1:]) @ visual.proj  # (B, h * w, C)
+        for second in kept:
+            patches = visual.ln_post(second[:, 1:]) @ visual.proj  # (B, h * w, C)
             maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
-        return torch.stack(maps).mean(dim=0), self._global_score(tokens, scale)
+        return torch.stack(maps).mean(dim=0), self._global_score(tokens, scale), grids

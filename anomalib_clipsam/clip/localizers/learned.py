@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
+    from anomalib_clipsam.clip.localizers.base import Taps
+
 logger = logging.getLogger(__name__)
 
 SCALE = 1 / 0.07
@@ -128,9 +130,8 @@ class LearnedPromptLocalizer(ViTLocalizer):
         del class_name
         return self.prompts.encode(self.clip)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locate what looks damaged. See :meth:`Localizer.forward`."""
-        (second,), tokens = self._two_paths(image, self.second_blocks, taps=1)
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        (second,), tokens, grids = self._two_paths(image, self.second_blocks, keep=1, tapped=tapped)
         with full_precision(image.device.type):
             patches = self.patch_tokens(second)
             probability = (SCALE * patches @ self.text.T).softmax(dim=-1)[..., 1]  # (B, h * w)
@@ -138,7 +139,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
             if tuple(image.shape[-2:]) != (self.image_size, self.image_size):
                 anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), image.shape[-2:], mode="bilinear").squeeze(1)
             embedding = self._score_embedding(tokens.float(), patches, probability)
-            return anomaly_map, (SCALE * embedding @ self.text.T).softmax(dim=-1)[:, 1]
+            return anomaly_map, (SCALE * embedding @ self.text.T).softmax(dim=-1)[:, 1], grids
 
     def patch_tokens(self, second: torch.Tensor) -> torch.Tensor:
         """Bring the second path's tokens to CLIP's embedding space.
@@ -180,7 +181,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
         """Give the normalised image embedding ``(B, C)`` that the image score compares with the text.
 
         Args:
-            tokens (torch.Tensor): Class token of CLIP's own path ``(B, 1, D)``.
+            tokens (torch.Tensor): Tokens of CLIP's own path, the class token first, ``(B, L, D)``.
             patches (torch.Tensor): Normalised patch tokens ``(B, h * w, C)``.
             probability (torch.Tensor): Probability of the abnormal text per patch ``(B, h * w)``.
         """

@@ -23,7 +23,21 @@ from anomalib_clipsam.compute.precision import full_precision
 if TYPE_CHECKING:
     from open_clip import CLIP
 
+    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+
+
+def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
+    """Choose evenly spaced blocks that end with the last.
+
+    Args:
+        depth (int): Number of blocks.
+        number (int): How many to choose; fewer where there are fewer blocks.
+
+    Returns:
+        tuple[int, ...]: Blocks, counted from 1: 6, 12, 18, 24 for four of 24.
+    """
+    return tuple(sorted({max(1, depth * (i + 1) // number) for i in range(number)}))
 
 
 class ViTLocalizer(ClipLocalizer):
@@ -39,6 +53,8 @@ class ViTLocalizer(ClipLocalizer):
             on: mode of ``F.interpolate``, and whether with antialiasing. As open_clip does it, unless the method that a
             localizer takes its weights from does it otherwise.
         alike_by (str): What tokens are compared by on the second path: some of ``"q"``, ``"k"`` and ``"v"``.
+        reference_taps (tuple[int, ...]): Blocks, counted from 1, whose output references are compared by: four, evenly
+            spaced, as by APRIL-GAN and MuSc.
 
     Raises:
         ValueError: If the image size is no multiple of the patch size.
@@ -54,6 +70,7 @@ class ViTLocalizer(ClipLocalizer):
             msg = f"clip_size is {image_size}; it must be a multiple of the patch size, {patch}."
             raise ValueError(msg)
         self.grid = (image_size // patch, image_size // patch)
+        self.reference_taps = spaced_blocks(len(clip.visual.transformer.resblocks), 4)
 
     def _position_embedding(self) -> torch.Tensor:
         """Position embedding ``(L, D)`` for the grid in use, interpolated where CLIP was trained on another one."""
@@ -73,7 +90,9 @@ class ViTLocalizer(ClipLocalizer):
         class_token = visual.class_embedding.expand(image.shape[0], 1, -1)
         return visual.ln_pre(torch.cat([class_token, patches], dim=1) + self._position_embedding())
 
-    def _two_paths(self, image: torch.Tensor, count: int, taps: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _two_paths(
+        self, image: torch.Tensor, count: int, keep: int, tapped: bool
+    ) -> tuple[list[torch.Tensor], torch.Tensor, Taps]:
         """Run the blocks, the last ones on two paths.
 
         A second path branches off before these blocks and collects what each token gathers from tokens that are like
@@ -82,27 +101,37 @@ class ViTLocalizer(ClipLocalizer):
         Args:
             image (torch.Tensor): ``(B, 3, H, W)``, RGB in [0, 1].
             count (int): Number of last blocks on two paths.
-            taps (int): Number of last blocks after which the second path's tokens are kept.
+            keep (int): Number of last blocks after which the second path's tokens are kept.
+            tapped (bool): Whether references ask for the output of some blocks.
 
         Returns:
-            tuple[list[torch.Tensor], torch.Tensor]: Tokens of the second path after each of those, ``(B, L, D)``, and
-            the class token of CLIP's own path after the last block, ``(B, 1, D)``.
+            tuple[list[torch.Tensor], torch.Tensor, Taps]: Tokens of the second path after each of those, ``(B, L, D)``;
+            tokens of CLIP's own path after the last block, of which the first, the class token, is always there; the
+            output of those blocks on the patch grid, or nothing.
         """
         blocks = list(self.clip.visual.transformer.resblocks)
         tokens = self._embed(image)  # (B, L, D)
-        for block in blocks[:-count]:
-            tokens = run_block(block, tokens)
-        second, kept = tokens, []
-        for block in blocks[-count:]:
-            queries, keys, values = project(block, tokens)
-            projections = {"q": queries, "k": keys, "v": values}
-            second = second + attend_alike(block, [projections[name] for name in self.alike_by], values)
-            kept = [*kept, second][-taps:]
-            if block is blocks[-1]:  # of its output the class token alone is used
-                queries, tokens = queries[:, :, :1], tokens[:, :1]
-            tokens = tokens + attend(block, queries, keys, values)
-            tokens = tokens + feed_forward(block, tokens)
-        return kept, tokens
+        second, kept, grids = None, [], []
+        tapped_blocks = self.reference_taps if tapped else ()
+        for number, block in enumerate(blocks, start=1):
+            if number <= len(blocks) - count:
+                tokens = run_block(block, tokens)
+            else:
+                queries, keys, values = project(block, tokens)
+                alike = [{"q": queries, "k": keys, "v": values}[name] for name in self.alike_by]
+                second = (tokens if second is None else second) + attend_alike(block, alike, values)
+                kept = [*kept, second][-keep:]
+                if number == len(blocks) and number not in tapped_blocks:  # the class token alone is used
+                    queries, tokens = queries[:, :, :1], tokens[:, :1]
+                tokens = tokens + attend(block, queries, keys, values)
+                tokens = tokens + feed_forward(block, tokens)
+            if number in tapped_blocks:
+                grids.append(self._to_grid(tokens))
+        return kept, tokens, tuple(grids)
+
+    def _to_grid(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Put tokens ``(B, L, D)`` on the patch grid: ``(B, D, h, w)``, without the class token."""
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
 
     def _class_embedding(self, tokens: torch.Tensor) -> torch.Tensor:
         """CLIP's own image embedding ``(B, C)``, normalised, of its last tokens."""
