@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args, get_type_hints, is_typeddict
 
-FILES = ("prompts", "adapters", "clip_weights", "sam_weights")
+FILES = ("prompts", "adapters", "clip_weights", "sam_weights", "few_shot_source")
 """Arguments that name a file: a ``Path`` does too."""
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,19 +39,29 @@ from anomalib.visualization import Visualizer
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
+from tqdm import tqdm
 
 from anomalib_clipsam.arguments import check_types, group
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
+from anomalib_clipsam.clip.references import (
+    REFERENCES,
+    BatchJudge,
+    FewShotJudge,
+    ReferenceOptions,
+    Thresholds,
+    build_judge,
+)
 from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.checkpoints import check_what_is_read
+from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import ClipSamModel
+from anomalib_clipsam.torch_model import ClipSamModel, check_images
 from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.table import find_sam, get_weights
 
@@ -100,6 +111,13 @@ class ClipSam(AnomalibModule):
         map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
             192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
+        references (str | None): What a picture is compared with beside the text: ``"none"``, ``"self"`` (the picture
+            itself) or ``"batch"`` (all pictures of the pass, unlabelled, five or more; their scores depend on this
+            company). Defaults to ``None``, as the pair says.
+        k_shot (int): Number of good parts to compare with, as in anomalib's ``WinClip``; 0 for none. Defaults to ``0``.
+        few_shot_source (str | None): Folder of these good parts. Defaults to ``None``, the training data.
+        reference_options (ReferenceOptions | None): What to set of the references, such as ``{"rotate": True}``, see
+            :class:`anomalib_clipsam.clip.references.ReferenceOptions`. Defaults to ``None``, its defaults.
         ppg (PpgArguments | None): What to set of the point prompts, such as ``{"min_score": 0.6}``, see
             :class:`anomalib_clipsam.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
         cps (CpsArguments | None): What to set of the cascade, such as ``{"multimask": True}``, see
@@ -143,6 +161,10 @@ class ClipSam(AnomalibModule):
         sam_weights: str | None = None,
         map_size: int | None = None,
         clip_size: int | None = None,
+        references: str | None = None,
+        k_shot: int = 0,
+        few_shot_source: str | None = None,
+        reference_options: ReferenceOptions | None = None,
         ppg: PpgArguments | None = None,
         cps: CpsArguments | None = None,
         fusion: FusionArguments | None = None,
@@ -189,22 +211,36 @@ class ClipSam(AnomalibModule):
         if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
             msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
             raise ValueError(msg)
+        if k_shot < 0:
+            msg = f"k_shot is {k_shot}, but it is a number of good parts. Choose 0, for none, or more."
+            raise ValueError(msg)
+        if references not in (None, *REFERENCES):
+            msg = f"Unknown references '{references}'. Choose one of {', '.join(REFERENCES)}."
+            raise ValueError(msg)
+        if k_shot and references not in (None, "none"):
+            msg = f"k_shot={k_shot} and references='{references}' are two references. Give one of them."
+            raise ValueError(msg)
+        self.k_shot = k_shot
+        self.few_shot_source = few_shot_source
+        options = group(reference_options, ReferenceOptions, "reference_options")
         clip_name = clip_weights or clip_row.name
         self._weight_names = {
             "localizer": localizer_class.own_weights or (f"{clip_name} with {adapters}" if adapters else clip_name),
             "sam": sam_weights or sam_row.name,
         }
+        built = localizer_class.build(
+            ensemble,
+            pair.clip.image_size if clip_size is None else clip_size,
+            clip=partial(load_clip, clip_row, clip_weights),
+            adapters=partial(load_adapters, adapters),
+        )
         self.model = ClipSamModel(
-            localizer_class.build(
-                ensemble,
-                pair.clip.image_size if clip_size is None else clip_size,
-                clip=partial(load_clip, clip_row, clip_weights),
-                adapters=partial(load_adapters, adapters),
-            ),
+            built,
             map_size,
             ppg=generator if refine else None,
             cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
+            judge=build_judge(built, pair.references if references is None else references, k_shot, options),
             class_name=class_name or DEFAULT_CLASS_NAME,
             precision=precision,
         )
@@ -250,9 +286,82 @@ class ClipSam(AnomalibModule):
         self.model.set_class_name(name)
 
     def on_validation_start(self) -> None:
-        """Say what a validation pass of a zero-shot model is for."""
+        """Say what a validation pass is for, and look at the references."""
         if not self.trainer.sanity_checking:
-            logger.info("ClipSam is zero-shot: it trains nothing. This pass calibrates thresholds and normalisation.")
+            logger.info("ClipSam trains nothing. This pass calibrates thresholds and normalisation.")
+        self._look_at_references(self.trainer.val_dataloaders)
+
+    def on_test_start(self) -> None:
+        """Look at the references."""
+        self._look_at_references(self.trainer.test_dataloaders)
+
+    def on_predict_start(self) -> None:
+        """Look at the references."""
+        self._look_at_references(self.trainer.predict_dataloaders)
+
+    def set_references(self, images: torch.Tensor) -> None:
+        """Compare with these good parts from now on.
+
+        Args:
+            images (torch.Tensor): ``(k, 3, height, width)``, RGB in [0, 1], as the model takes them.
+
+        Raises:
+            TypeError: If the images are no tensor of floats.
+            ValueError: If they have another shape, or a value is NaN or infinite; or if the model has no ``k_shot``.
+        """
+        if not isinstance(self.model.judge, FewShotJudge):
+            msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
+            raise ValueError(msg)  # noqa: TRY004  # it was made with another argument
+        check_images(images)
+        shown = images if self.pre_processor is None else self.pre_processor(images)
+        self.model.judge.learn(shown.to(self.device).clamp(0, 1), self.model.look)
+        self._use_thresholds()
+
+    def forward(self, batch: torch.Tensor) -> InferenceBatch:
+        """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`."""
+        if not torch.compiler.is_compiling():
+            self.learn_good_parts()
+        return super().forward(batch)
+
+    def learn_good_parts(self) -> None:
+        """Read the good parts and look at them, where that was not done yet.
+
+        Raises:
+            FileNotFoundError: If their folder does not exist.
+            ValueError: If there are fewer than ``k_shot``, or one of them cannot be read.
+        """
+        if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.reference.memory:
+            return
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
+        pictures = read_good_parts(self.k_shot, self.few_shot_source, datamodule)
+        resized = [
+            picture[None] if self.pre_processor is None else self.pre_processor(picture[None]) for picture in pictures
+        ]
+        self.set_references(torch.cat(resized))
+        logger.info("Compared with %d good parts.", self.k_shot)
+
+    def _look_at_references(self, loaders: Any) -> None:
+        """Look at what the pictures of a pass are compared with, before the pass: good parts, or all of themselves."""
+        self.learn_good_parts()
+        judge = self.model.judge
+        if not isinstance(judge, BatchJudge):
+            return
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        keys: set[str] = set()
+        total = sum(map(len, loaders))
+        for batch in tqdm(chain(*loaders), desc="Looking at the batch", total=total, leave=False, disable=not total):
+            if self.pre_processor is not None:
+                self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
+            keys.update(self.model.collect(batch.image.to(self.device)))
+        judge.begin(keys)
+        judge.judge()
+        self._use_thresholds()
+
+    def _use_thresholds(self) -> None:
+        """Use the thresholds that the references say, unless labels have said others."""
+        thresholds = self.model.judge.thresholds
+        if thresholds is not None and isinstance(self.post_processor, ClipSamPostProcessor):
+            self.post_processor.use_thresholds(thresholds.image, thresholds.pixel)
 
     def on_validation_end(self) -> None:
         """Say how many images SAM was asked about."""
@@ -282,7 +391,17 @@ class ClipSam(AnomalibModule):
             )
 
     def _log_share(self) -> None:
-        """Log the share of images that SAM skipped, and count anew."""
+        """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
+        judge = self.model.judge
+        if judge is not None:
+            if judge.judged and judge.unlike > judge.judged / 2:
+                logger.warning(
+                    "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
+                    "in the same way?",
+                    judge.unlike,
+                    judge.judged,
+                )
+            judge.unlike = judge.judged = 0
         seen, refined = self.model.images_seen, self.model.images_refined
         self.model.images_seen = self.model.images_refined = 0
         if seen:
@@ -380,7 +499,30 @@ class ClipSam(AnomalibModule):
             "sentences": localizer.ensemble.sentences(class_name),
             "text": localizer.text_of(class_name),
             "weights": self.frozen_weights(),
+            "good_parts": self._good_parts(),
         }
+
+    def _good_parts(self) -> dict[str, Any] | None:
+        """What a checkpoint holds of the good parts: their patches in half precision, and who they were."""
+        judge = self.model.judge
+        if not isinstance(judge, FewShotJudge) or not judge.reference.memory:
+            return None
+        return {
+            "memory": [patches.half().cpu() for patches in judge.reference.memory],
+            "calibration": (judge.calibration.usual.item(), judge.calibration.limit.item()),
+            "thresholds": (judge.thresholds.image, judge.thresholds.pixel),
+            "sources": list(judge.sources),
+        }
+
+    def _restore_good_parts(self, saved: dict[str, Any] | None) -> None:
+        judge = self.model.judge
+        if saved is None or not isinstance(judge, FewShotJudge):
+            return
+        judge.reference.set_memory(tuple(patches.to(self.device) for patches in saved["memory"]))
+        judge.calibration.usual.fill_(saved["calibration"][0])
+        judge.calibration.limit.fill_(saved["calibration"][1])
+        judge.thresholds = Thresholds(*saved["thresholds"])
+        judge.sources = tuple(saved["sources"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
@@ -407,6 +549,7 @@ class ClipSam(AnomalibModule):
         super().on_load_checkpoint(checkpoint)
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+        self._restore_good_parts(saved["good_parts"])
         self._restored_class_name = saved["class_name"]
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
@@ -420,8 +563,8 @@ class ClipSam(AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot."""
-        return LearningType.ZERO_SHOT
+        """Few-shot with ``k_shot``, else zero-shot."""
+        return LearningType.FEW_SHOT if self.k_shot else LearningType.ZERO_SHOT
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:

@@ -20,6 +20,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.clip.references import BatchJudge, picture_key
 from anomalib_clipsam.compute.precision import PRECISIONS, check_precision, encoders_in, full_precision
 from anomalib_clipsam.frame import frame_to_map, resize_image, scaled_size
 from anomalib_clipsam.fusion import Fusion, image_score
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from anomalib_clipsam.clip import Localizer
+    from anomalib_clipsam.clip.localizers.base import Taps
+    from anomalib_clipsam.clip.references import Judge
     from anomalib_clipsam.cps import CascadedPrompts, CascadeOutput
     from anomalib_clipsam.ppg import PointPromptGenerator, PointPrompts
 
@@ -69,6 +72,8 @@ class ClipSamModel(nn.Module):
             Defaults to ``None``.
         cps (CascadedPrompts | None): Decoder passes, with SAM. Defaults to ``None``.
         fusion (Fusion | None): Joins map and mask. Defaults to ``None``.
+        judge (Judge | None): References beside the text: the picture itself, good parts, or the batch. Defaults to
+            ``None``, the text alone.
         class_name (str): Name that is asked about until :meth:`set_class_name` is called. Defaults to ``"object"``.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or ``"fp16"``.
             Defaults to ``"float32"``.
@@ -88,6 +93,7 @@ class ClipSamModel(nn.Module):
         ppg: PointPromptGenerator | None = None,
         cps: CascadedPrompts | None = None,
         fusion: Fusion | None = None,
+        judge: Judge | None = None,
         class_name: str = "object",
         precision: str = "float32",
     ) -> None:
@@ -100,6 +106,7 @@ class ClipSamModel(nn.Module):
         self.ppg = ppg
         self.cps = cps
         self.fusion = fusion
+        self.judge = judge
         self.class_name = class_name
         self.precision = precision
         self.images_seen = self.images_refined = 0
@@ -122,7 +129,7 @@ class ClipSamModel(nn.Module):
         """Say what the answer depends on beside the image and the weights.
 
         Returns:
-            Hashable: Class name, prompts, sizes, precision, and the plain attributes of PPG, CPS and fusion.
+            Hashable: Class name, prompts, sizes, precision, references, and what PPG, CPS and fusion are set to.
         """
         parts = [part for part in (self.ppg, self.cps, self.fusion) if part is not None]
         plain = [
@@ -131,8 +138,9 @@ class ClipSamModel(nn.Module):
             for name, value in vars(part).items()
             if isinstance(value, str | int | float) and not name.startswith("_")
         ]
-        localizer = self.localizer
-        return self.class_name, localizer.ensemble, localizer.image_size, self.map_size, self.precision, tuple(plain)
+        localizer, judge = self.localizer, None if self.judge is None else self.judge.settings()
+        sizes = (localizer.image_size, self.map_size)
+        return self.class_name, localizer.ensemble, sizes, self.precision, judge, tuple(plain)
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Predict map, mask and score.
@@ -199,7 +207,7 @@ class ClipSamModel(nn.Module):
         return ClipSamStages(anomaly_map, score, fused_map, mask, region, prompts, cascade)
 
     def localize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ask CLIP where a part looks damaged, and whether it does.
+        """Find where a part looks damaged, and whether it does, by text and references.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
@@ -207,15 +215,53 @@ class ClipSamModel(nn.Module):
         Returns:
             tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1] and never NaN.
         """
+        if isinstance(self.judge, BatchJudge):
+            known = self.judge.recall([picture_key(picture) for picture in image], image.device)
+            if known is not None:
+                return known
+        text_map, text_score, taps = self.look(image)
+        return (text_map, text_score) if self.judge is None else self.judge(text_map, text_score, taps)
+
+    @torch.no_grad()
+    def look(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        """Ask CLIP alone.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor, Taps]: Map ``(B, H, W)`` and image score ``(B,)`` by text, in [0, 1]; and,
+            where there are references, the features that they are compared by.
+        """
         self.localizer.set_class_name(self.class_name)
         shown = resize_image(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur the view
         with encoders_in(self.precision, image.device.type):
-            anomaly_map, global_score = self.localizer(shown)
+            if self.judge is None:
+                (anomaly_map, global_score), taps = self.localizer(shown), ()
+            else:
+                anomaly_map, global_score, taps = self.localizer.with_taps(shown)
         anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
         size = scaled_size(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
-        return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
+        return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map), taps
+
+    def collect(self, image: torch.Tensor) -> list[str]:
+        """Look at pictures of a batch that judges itself, those that were not seen yet.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], as they will come again.
+
+        Returns:
+            list[str]: The names of all these pictures.
+        """
+        check_images(image)
+        image = image.clamp(0, 1)
+        keys = [picture_key(picture) for picture in image]
+        new = [index for index, key in enumerate(keys) if not self.judge.knows(key)]
+        if new:
+            self.judge.collect([keys[index] for index in new], *self.look(image[new]))
+        return keys
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Encode images with SAM, resized, normalised and padded as ``Sam.preprocess`` does.

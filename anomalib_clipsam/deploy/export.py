@@ -26,6 +26,7 @@ from lightning_utilities.core.imports import module_available
 from torch import nn
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.clip.references import BatchJudge
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
@@ -64,6 +65,9 @@ class Pipeline(Protocol):
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
     device: torch.device
+
+    def learn_good_parts(self) -> None:
+        """Look at the good parts that pictures are compared with, where that was not done yet."""
 
     def frozen_weights(self) -> dict[str, dict[str, str]]:
         """Say which frozen weights the model runs on."""
@@ -107,6 +111,7 @@ def to_torch(pipeline: Pipeline, export_root: Path | str, model_file_name: str =
     Returns:
         Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :func:`export_metadata`.
     """
+    pipeline.learn_good_parts()
     path = create_export_root(export_root, ExportType.TORCH) / f"{model_file_name}.pt"
     torch.save({"model": pipeline, "metadata": export_metadata(pipeline)}, path)
     return path
@@ -141,7 +146,7 @@ def to_onnx(
         ValueError: If images of any size are to go in, and the pre-processor does not bring them to one.
     """
     _check_installed("onnx", "onnxscript")
-    _check_size(pipeline, input_size)
+    _check_graph(pipeline, input_size)
     logger.info("The exported model asks about '%s'. Give `class_name` to have another.", pipeline.model.class_name)
     kwargs = {**_export_arguments(), **kwargs}
     path = ExportMixin.to_onnx(pipeline, export_root, model_file_name, input_size, **kwargs)
@@ -247,7 +252,7 @@ def to_parts(
     if export_type is ExportType.OPENVINO:
         _check_compression(compression, None)
     _check_installed("onnx", "onnxscript")
-    _check_size(pipeline, None)
+    _check_graph(pipeline, None)
     image = torch.zeros(EXAMPLE, device=pipeline.device)
     # one name for the batch size of both inputs of the refiner
     batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
@@ -315,8 +320,12 @@ def _quantize_encoders(model: Model, datamodule: AnomalibDataModule) -> Model:
         nncf_logger.setLevel(level)
 
 
-def _check_size(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None:
-    """Raise if images of any size are to go in, and nothing brings them to the one that the graph is made for."""
+def _check_graph(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None:
+    """Raise if a graph cannot hold the model, or if nothing brings images of any size to the one it is made for."""
+    if isinstance(pipeline.model.judge, BatchJudge):
+        msg = "references='batch' needs all pictures at once, and a graph sees one. Export with k_shot, or with 'self'."
+        raise ValueError(msg)  # noqa: TRY004  # the model was made with another argument
+    pipeline.learn_good_parts()
     if input_size is not None:
         return
     images = (torch.zeros(1, 3, *size, device=pipeline.device) for size in ((32, 32), (40, 48)))

@@ -80,11 +80,13 @@ class WeightPair:
         clip (WeightFile): CLIP's weights.
         sam (WeightFile): SAM's weights.
         map_size (int): Default side of maps and masks, in pixels.
+        references (str): What a picture is compared with beside the text, by default. Defaults to ``"none"``.
     """
 
     clip: WeightFile
     sam: WeightFile
     map_size: int
+    references: str = "none"
 
 
 OPENAI_CLIP = Source(

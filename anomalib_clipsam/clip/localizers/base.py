@@ -73,6 +73,8 @@ class Localizer(nn.Module, ABC):
         needs_adapters (bool): Whether it is built from learned weights beside CLIP's.
         joins_taps (bool): Whether its taps are stages of a CNN, of several resolutions.
         reference_sigma (float): Gaussian that smooths a map of distances between its taps, in pixels of 256.
+        usual_self_distance (tuple[float, float] | None): Usual distance of a patch to its own picture, and the limit of
+            good pictures, where they were measured.
         own_weights (str | None): Name of the weights that it brings itself, in place of the pair's CLIP.
     """
 
@@ -80,6 +82,8 @@ class Localizer(nn.Module, ABC):
     needs_adapters: ClassVar[bool] = False
     joins_taps: ClassVar[bool] = False
     reference_sigma: ClassVar[float] = 0.0
+    usual_self_distance: ClassVar[tuple[float, float] | None] = None
+    reference_taps: tuple[int, ...]
     own_weights: ClassVar[str | None] = None
 
     @classmethod

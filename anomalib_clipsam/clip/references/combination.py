@@ -17,8 +17,8 @@ from anomalib_clipsam.clip.references.features import peak_score
 class Combination(nn.Module):
     """Mean of the text's and the reference's probabilities, weighted by a share.
 
-    Geometric means and means of logits, each with its best share, were within 0.01 of its pixel F1-max on photographs with
-    drawn-in defects, for each kind of reference.
+    Geometric means and means of logits, each with its best share, were within 0.01 of its pixel F1-max on photographs
+    with drawn-in defects, for each kind of reference.
 
     Args:
         text_share (float): Share of the text in the map, in [0, 1]; 0 gives the reference alone, exactly. With raw
