@@ -86,7 +86,7 @@ def predictions(command: ArgumentParser) -> Run:
     """Score the pictures of a folder with ClipSam, and write a line per picture into a CSV file."""
     command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
     command.add_argument("--to", type=Path, required=True, metavar="FILE.csv", help="file to write")
-    command.add_argument("--weights", default="vit_h", help="as --model.weights (default: vit_h)")
+    command.add_argument("--weights", default="vit_b", help="as --model.weights (default: vit_b)")
     command.add_argument("--class-name", metavar="NAME", help="name of the part in the text prompts")
     command.add_argument(
         "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"

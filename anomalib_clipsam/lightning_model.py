@@ -62,8 +62,9 @@ from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.torch_model import ClipSamModel, check_images
-from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam
-from anomalib_clipsam.weights.table import find_sam, get_weights
+from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
+from anomalib_clipsam.weights.store import announce
+from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_weights, learned_for
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
     from anomalib.data import Batch, InferenceBatch
     from lightning.pytorch import Callback
     from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+    from anomalib_clipsam.weights.table import WeightFile
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +93,17 @@ class ClipSam(AnomalibModule):
 
     Args:
         weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336
-            with that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_h"``.
+            with that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_b"``.
         class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
             ``"object"``. Defaults to ``None``.
-        localizer (str): Where the anomaly map comes from: ``"dense"``, ``"april_gan"`` or ``"winclip"``. Defaults to
-            ``"dense"``.
-        adapters (str | None): APRIL-GAN's adapters: a file, or ``"april_gan_mvtec"`` or ``"april_gan_visa"``, named
-            after what they were trained on; goes with ``localizer="april_gan"``. Defaults to ``None``.
+        localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
+            ``"anomaly_clip"`` and ``"april_gan"`` use weights that their authors trained on one industrial data set
+            beside CLIP's; ``"dense"`` and ``"winclip"`` use nothing but CLIP. Defaults to ``"auto"``: the pair's own,
+            ``"crane"`` for those with ViT-L-14-336; ``"dense"`` with another CLIP, or with prompts that it has no use
+            for.
+        adapters (str | None): Those learned weights: a file, or a name such as ``"crane_visa"`` or
+            ``"april_gan_mvtec"``, which says what they were trained on. ``None`` for none. Defaults to ``"auto"``:
+            where a localizer needs some, those trained on VisA; on the data module of VisA, those trained on MVTec AD.
         refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
         prompts (str | None): YAML file with the user's own states and templates, see
             :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
@@ -104,7 +111,7 @@ class ClipSam(AnomalibModule):
             ``clip_weights``. Defaults to ``None``.
         clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
         clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to
-            ``None``, as the pair's.
+            ``None``: as the published learned weights were trained, else as the pair's CLIP was.
         sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's.
             Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
@@ -148,10 +155,10 @@ class ClipSam(AnomalibModule):
 
     def __init__(
         self,
-        weights: str = "vit_h",
+        weights: str = "vit_b",
         class_name: str | None = None,
-        localizer: str = "dense",
-        adapters: str | None = None,
+        localizer: str = "auto",
+        adapters: str | None = "auto",
         refine: bool = True,
         prompts: str | None = None,
         clip_architecture: str | None = None,
@@ -198,7 +205,12 @@ class ClipSam(AnomalibModule):
         self._restored_class_name: str | None = None
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
+        if localizer == "auto":
+            other_clip = clip_architecture not in (None, pair.clip.architecture)
+            localizer = _choose_localizer("dense" if other_clip else pair.localizer, adapters, prompts)
         localizer_class = _find_localizer(localizer, adapters)
+        self._localizer_name, self._adapters = localizer, adapters
+        self._learned = self._choose_learned(None)
         ensemble = PromptEnsemble() if prompts is None else PromptEnsemble.from_file(prompts)
         generator = PointPromptGenerator(frame_size=image_size, **group(ppg, PpgArguments, "ppg"))
         fuse = Fusion(**group(fusion, FusionArguments, "fusion"))
@@ -206,7 +218,8 @@ class ClipSam(AnomalibModule):
         clip_row = replace(
             pair.clip,
             architecture=clip_architecture or pair.clip.architecture,
-            quick_gelu=pair.clip.quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
+            # Learned weights know the features of the activation that they were trained with.
+            quick_gelu=(self._learned or pair.clip).quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
         )
         if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
             msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
@@ -223,11 +236,22 @@ class ClipSam(AnomalibModule):
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
         options = group(reference_options, ReferenceOptions, "reference_options")
-        clip_name = clip_weights or clip_row.name
+        if self._learned is not None and self._learned.architecture != clip_row.architecture:
+            msg = (
+                f"{self._learned.name} goes with CLIP {self._learned.architecture}, and this one is "
+                f"{clip_row.architecture}. Name learned weights for it with `adapters`, or choose localizer='dense'."
+            )
+            raise ValueError(msg)
+        if adapters == "auto":
+            adapters = self._learned and self._learned.name
         self._weight_names = {
-            "localizer": localizer_class.own_weights or (f"{clip_name} with {adapters}" if adapters else clip_name),
+            "clip": localizer_class.own_weights or clip_weights or clip_row.name,
+            "adapters": adapters,
             "sam": sam_weights or sam_row.name,
         }
+        own_files = (clip_weights or localizer_class.own_weights, sam_weights or not refine, adapters not in LEARNED)
+        rows = zip((clip_row, sam_row, self._learned), own_files, strict=True)
+        announce([row for row, own in rows if row is not None and not own])
         built = localizer_class.build(
             ensemble,
             pair.clip.image_size if clip_size is None else clip_size,
@@ -271,7 +295,32 @@ class ClipSam(AnomalibModule):
         del stage
         if self._trainer is not None:
             check_what_is_read(self._trainer)
+        self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
         self._choose_class_name()
+
+    def _choose_learned(self, tested_on: str | None) -> WeightFile | None:
+        """Choose learned weights; ``None`` for none, or for a file that is not a published one."""
+        if not LOCALIZERS[self._localizer_name].needs_adapters:
+            return None
+        if self._adapters == "auto":
+            return learned_for(self._localizer_name, tested_on)
+        return find_learned(self._adapters)
+
+    def _learn(self, tested_on: str | None) -> None:
+        """Use learned weights that were not trained on what is tested, if the choice is ours, and say which."""
+        row = self._choose_learned(tested_on)
+        if row is None:
+            return
+        if row != self._learned:
+            self.model.localizer.use_learned(load_adapters(row.name))
+            self._learned, self._weight_names["adapters"] = row, row.name
+        logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+        if row.trained_on == tested_on:
+            logger.warning(
+                "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
+                row.name,
+                tested_on,
+            )
 
     def _choose_class_name(self) -> None:
         category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
@@ -282,7 +331,8 @@ class ClipSam(AnomalibModule):
             (DEFAULT_CLASS_NAME, "default"),
         )
         name, source = next((name, source) for name, source in choices if name)
-        logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+        if self.model.localizer.uses_class_name:
+            logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
         self.model.set_class_name(name)
 
     def on_validation_start(self) -> None:
@@ -479,10 +529,9 @@ class ClipSam(AnomalibModule):
         weights = {"localizer": dict(self.model.localizer.named_parameters())}
         if self.model.sam is not None:
             weights["sam"] = self.model.sam.state_dict()
-        return {
-            part: {"name": self._weight_names[part], "sha256": hash_tensors(tensors)}
-            for part, tensors in weights.items()
-        }
+        clip, adapters, sam = (self._weight_names[part] for part in ("clip", "adapters", "sam"))
+        names = {"localizer": f"{clip} with {adapters}" if adapters else clip, "sam": sam}
+        return {part: {"name": names[part], "sha256": hash_tensors(tensors)} for part, tensors in weights.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save thresholds, text embeddings, and names and hashes of the frozen weights, not the weights.
@@ -496,6 +545,7 @@ class ClipSam(AnomalibModule):
         localizer, class_name = self.model.localizer, self.model.class_name
         checkpoint[CHECKPOINT_KEY] = {
             "class_name": class_name,
+            "activation": localizer.activation,
             "sentences": localizer.ensemble.sentences(class_name),
             "text": localizer.text_of(class_name),
             "weights": self.frozen_weights(),
@@ -546,6 +596,13 @@ class ClipSam(AnomalibModule):
                     "thresholds would be wrong. Give the model those weights, or calibrate anew without the checkpoint."
                 )
                 raise ValueError(msg)
+        activation = self.model.localizer.activation
+        if saved.get("activation", activation) != activation:
+            msg = (
+                f"The checkpoint was made with {saved['activation']} in CLIP, and this model has {activation}. Its "
+                "thresholds would be wrong. Set `clip_quick_gelu`, or calibrate anew without the checkpoint."
+            )
+            raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
@@ -607,12 +664,27 @@ def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
     return batch.update(**predictions._asdict())
 
 
+def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> str:
+    """Choose the localizer that fits the other arguments: the pair's own, unless they speak against it."""
+    if adapters in LEARNED:
+        return LEARNED[adapters].localizer
+    may_be_learned = adapters is not None and prompts is None
+    return own if may_be_learned or not LOCALIZERS[own].needs_adapters else "dense"
+
+
 def _find_localizer(name: str, adapters: str | None) -> type[Localizer]:
     """Look a localizer up, and see whether it goes with the adapters."""
     if name not in LOCALIZERS:
-        msg = f"Unknown localizer '{name}'. Choose one of {', '.join(LOCALIZERS)}."
+        msg = f"Unknown localizer '{name}'. Choose one of auto, {', '.join(LOCALIZERS)}."
         raise ValueError(msg)
-    if LOCALIZERS[name].needs_adapters != (adapters is not None):
-        msg = "Adapter weights and localizer='april_gan' go together. Give both `localizer` and `adapters`, or neither."
+    needed = LOCALIZERS[name].needs_adapters
+    if needed and adapters is None:
+        msg = f"localizer='{name}' needs learned weights. Name them with `adapters`, or leave `adapters` out."
+        raise ValueError(msg)
+    if not needed and adapters not in ("auto", None):
+        msg = f"localizer='{name}' has no use for `adapters`. Leave them out, or name the localizer that they are for."
+        raise ValueError(msg)
+    if adapters in LEARNED and LEARNED[adapters].localizer != name:
+        msg = f"{adapters} is for localizer='{LEARNED[adapters].localizer}', not '{name}'. Name one of them only."
         raise ValueError(msg)
     return LOCALIZERS[name]

@@ -244,7 +244,9 @@ class ClipSamModel(nn.Module):
         size = scaled_size(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
-        return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map), taps
+        global_score = torch.nan_to_num(global_score, nan=0.0).clamp(0, 1)
+        score = global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
+        return anomaly_map, score, taps
 
     def collect(self, image: torch.Tensor) -> list[str]:
         """Look at pictures of a batch that judges itself, those that were not seen yet.

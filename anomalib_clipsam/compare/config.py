@@ -19,6 +19,8 @@ from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_clipsam import ClipSam, DrawnParts, __version__  # noqa: F401  # likewise
+from anomalib_clipsam.weights.load import find_learned
+from anomalib_clipsam.weights.table import DATA_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +119,8 @@ class Comparison:
         seed (int): Seed of every pair. Defaults to ``0``.
         engine (dict[str, Any]): Arguments of anomalib's ``Engine``, such as ``accelerator``. Defaults to none.
         pictures (int): Test images of each kind of defect that the report shows. Defaults to ``2``.
+        trained_on_tested (bool): Whether ClipSam may be given learned weights that were trained on the data set that it
+            is compared on. Defaults to ``False``.
     """
 
     models: tuple[ModelEntry, ...]
@@ -126,6 +130,7 @@ class Comparison:
     seed: int = 0
     engine: dict[str, Any] = field(default_factory=dict)
     pictures: int = 2
+    trained_on_tested: bool = False
 
     def pairs(self) -> Iterator[Pair]:
         """Give the rows in their order: by data set, category, model."""
@@ -181,8 +186,24 @@ def read_config(path: str | Path) -> Comparison:
             msg = f"No figures are known as '{data.published}'. Choose of {', '.join(PUBLISHED)}, or leave it out."
             raise ValueError(msg)
     for pair in comparison.pairs():  # what cannot be built is said now, and not after hours
-        _parse(pair)
+        parsed = _parse(pair)
+        if not comparison.trained_on_tested:
+            _check_trained_on(pair, parsed)
     return comparison
+
+
+def _check_trained_on(pair: Pair, parsed: Any) -> None:
+    """Refuse a ClipSam with learned weights that were trained on what it is compared on."""
+    adapters = parsed.model.get("init_args", {}).get("adapters")
+    if not parsed.model.class_path.endswith(".ClipSam") or adapters in (None, "auto"):
+        return
+    row = find_learned(adapters)
+    if row is not None and row.trained_on == DATA_SETS.get(parsed.data.class_path.rpartition(".")[2]):
+        msg = (
+            f"'{pair.model.label}' on '{pair.data.label}': {row.name} was trained on {row.trained_on}, which is no "
+            "zero-shot test. Leave `adapters` out, or set `trained_on_tested: true` to do it all the same."
+        )
+        raise ValueError(msg)
 
 
 def _checked(entry: Any, kind: type, where: str) -> dict[str, Any]:

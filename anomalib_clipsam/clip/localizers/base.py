@@ -71,6 +71,9 @@ class Localizer(nn.Module, ABC):
     Attributes:
         image_size (int): Side of the square that CLIP sees, in pixels; set by the subclass.
         needs_adapters (bool): Whether it is built from learned weights beside CLIP's.
+        uses_class_name (bool): Whether its text names the part.
+        own_score (bool): Whether its score is the image score as published, which the map's maximum has no part in.
+        activation (str): Activation of the network that encodes its text.
         joins_taps (bool): Whether its taps are stages of a CNN, of several resolutions.
         reference_sigma (float): Gaussian that smooths a map of distances between its taps, in pixels of 256.
         usual_self_distance (tuple[float, float] | None): Usual distance of a patch to its own picture, and the limit of
@@ -80,6 +83,9 @@ class Localizer(nn.Module, ABC):
 
     image_size: int
     needs_adapters: ClassVar[bool] = False
+    uses_class_name: ClassVar[bool] = True
+    own_score: ClassVar[bool] = False
+    activation: str = ""
     joins_taps: ClassVar[bool] = False
     reference_sigma: ClassVar[float] = 0.0
     usual_self_distance: ClassVar[tuple[float, float] | None] = None
@@ -146,6 +152,19 @@ class Localizer(nn.Module, ABC):
         self._text_of[class_name] = text
         self.class_name = None
 
+    def use_learned(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take other learned weights of the same kind, in place of those that it was built with.
+
+        Args:
+            weights (dict[str, torch.Tensor]): What a published file holds.
+
+        Raises:
+            TypeError: If the localizer has none.
+        """
+        del weights
+        msg = f"{type(self).__name__} has no learned weights beside CLIP's. Leave them out."
+        raise TypeError(msg)
+
     @abstractmethod
     def _encode_text(self, class_name: str) -> torch.Tensor:
         """Encode the ensemble for a class name to ``(2, C)``, normal and abnormal."""
@@ -210,9 +229,14 @@ class ClipLocalizer(Localizer):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.register_buffer("text", torch.zeros(2, clip.text_projection.shape[1]), persistent=False)
 
+    @property
+    def activation(self) -> str:
+        """Activation of the network that encodes the text; weights do not tell."""
+        return type(self.clip.transformer.resblocks[0].mlp.gelu).__name__
+
     def _encode_text(self, class_name: str) -> torch.Tensor:
         tower = {name: value for name, value in self.clip.named_parameters() if not name.startswith("visual.")}
-        key = cache_key(hash_tensors(tower), self.ensemble.sentences(class_name))
+        key = cache_key(hash_tensors(tower), self.activation, self.ensemble.sentences(class_name))
         text = load_text(key)
         if text is None:
             text = encode_ensemble(self.clip, self.ensemble, class_name)

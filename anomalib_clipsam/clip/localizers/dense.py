@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_clipsam.clip.build import attend, feed_forward, project, run_block
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
 
@@ -32,10 +31,9 @@ if TYPE_CHECKING:
 class DenseLocalizer(ViTLocalizer):
     """Patch tokens of several blocks against the normal and abnormal text, with value-value attention.
 
-    A second path branches off before the last blocks and collects their value-value attention without their MLPs: each
-    token gathers from tokens that carry like content, so that patch tokens keep their place (CLIP Surgery). After every
-    block of that path its tokens are projected to CLIP's embedding space and compared with the text; S_a is the mean
-    over these taps. [ours: the branch before the last quarter of the blocks]
+    The second path of :class:`ViTLocalizer` runs through the last blocks. After every block of it its tokens are
+    projected to CLIP's embedding space and compared with the text; S_a is the mean over these taps. [ours: the last
+    quarter of the blocks]
 
     Args:
         clip (CLIP): open_clip model with a ViT.
@@ -69,27 +67,10 @@ class DenseLocalizer(ViTLocalizer):
         return cls(clip(), ensemble, image_size)
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
-        visual = self.clip.visual
-        scale = self.clip.logit_scale.exp()
-        blocks = list(visual.transformer.resblocks)
-        tokens = self._embed(image)  # (B, L, D)
-        grids, maps = [], []
-        tapped_blocks = self.reference_taps if tapped else ()
-        for number, block in enumerate(blocks[: -self.vv_blocks], start=1):
-            tokens = run_block(block, tokens)
-            if number in tapped_blocks:
-                grids.append(self._to_grid(tokens))
-
-        vv_tokens = tokens
-        for number, block in enumerate(blocks[-self.vv_blocks :], start=len(blocks) - self.vv_blocks + 1):
-            queries, keys, values = project(block, tokens)
-            vv_tokens = vv_tokens + attend(block, values, values, values)
-            if number == len(blocks) and number not in tapped_blocks:  # of its output the class token alone is used
-                queries, tokens = queries[:, :, :1], tokens[:, :1]
-            tokens = tokens + attend(block, queries, keys, values)
-            tokens = tokens + feed_forward(block, tokens)
-            if number in tapped_blocks:
-                grids.append(self._to_grid(tokens))
-            patches = visual.ln_post(vv_tokens[:, 1:]) @ visual.proj  # (B, h * w, C)
+        visual, scale = self.clip.visual, self.clip.logit_scale.exp()
+        kept, tokens, grids = self._two_paths(image, self.vv_blocks, self.vv_blocks, tapped)
+        maps = []
+        for second in kept:
+            patches = visual.ln_post(second[:, 1:]) @ visual.proj  # (B, h * w, C)
             maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
-        return torch.stack(maps).mean(dim=0), self._global_score(tokens), tuple(grids)
+        return torch.stack(maps).mean(dim=0), self._global_score(tokens, scale), grids

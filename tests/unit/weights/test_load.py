@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomalib_clipsam.clip import build_clip
-from anomalib_clipsam.compute.hashing import hash_file
+from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import load
-from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam, read_state_dict
+from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam, read_state_dict
 from anomalib_clipsam.weights.store import explicit_file
-from anomalib_clipsam.weights.table import WeightFile, all_rows, find_sam, get_weights
+from anomalib_clipsam.weights.table import LEARNED, WeightFile, find_sam, get_weights
 
 SMALL_CLIP = {
     "embed_dim": 16,
@@ -67,17 +67,18 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor] = STA
     return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("data", ["mvtec", "visa"])
-def test_adapters_are_brought_and_never_fetched(places: dict[str, Path], data: str) -> None:
-    """Their hash is not known, so nothing that a network gives could be told from them."""
-    name = f"april_gan_{data}"
-    message = rf"its SHA-256 is not known.* Bring {data}_pretrained.pth \(from .*localizer='dense'"
-    with pytest.raises(FileNotFoundError, match=message):
-        load_adapters(name)
-    places["own"].mkdir()
-    torch.save({"trainable_linearlayer": STATE}, places["own"] / f"{data}_pretrained.pth")
-    assert same(load_adapters(name)["trainable_linearlayer"])
-    assert (all_rows()[name].role, all_rows()[name].architecture) == ("adapters", "ViT-L-14-336")
+@pytest.mark.parametrize("by", ["name", "SHA-256", "git blob", "nothing"])
+def test_learned_file_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """Activation, and what it was trained on, do not depend on what a file is called."""
+    path = tmp_path / "renamed.pth"
+    torch.save({"trainable_linearlayer": STATE}, path)
+    row = LEARNED["april_gan_visa"]
+    hashes = {"SHA-256": {"sha256": hash_file(path)}, "git blob": {"git_blob": hash_git_blob(path)}}.get(by, {})
+    row = replace(row, sources=(replace(row.sources[0], **hashes),))
+    monkeypatch.setitem(LEARNED, row.name, row)
+    expected = None if by == "nothing" else row
+    assert find_learned(row.name if by == "name" else str(path)) == expected
+    assert same(load_adapters(str(path))["trainable_linearlayer"])
 
 
 def test_safetensors(tmp_path: Path) -> None:

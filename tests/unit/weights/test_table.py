@@ -3,9 +3,25 @@
 
 """The table of weights: what is published where, and how rows are found."""
 
+import re
+
 import pytest
 
-from anomalib_clipsam.weights.table import WEIGHTS, all_rows, find_sam, get_weights
+from anomalib_clipsam.weights.table import (
+    LEARNED,
+    WEIGHTS,
+    Source,
+    all_rows,
+    find_sam,
+    get_weights,
+    learned_for,
+    pair_files,
+)
+
+RAW = "https://raw.githubusercontent.com/"
+CRANE = f"{RAW}AlirezaSalehy/Crane/39181f9f718a28c1b06b5aa72bfb81e74b9a2cc3/checkpoints"
+ANOMALY_CLIP = f"{RAW}zqhang/AnomalyCLIP/45ed4dd35c05797d854294b5e8d585c545920089/checkpoints"
+APRIL_GAN = f"{RAW}ByChelsea/VAND-APRIL-GAN/f13b8a634e04f9fde8fa03db125b25af5695d8e1/exps/pretrained"
 
 
 @pytest.mark.parametrize(
@@ -56,9 +72,105 @@ def test_published_clip(name: str) -> None:
 
 def test_hub_revisions_are_commits() -> None:
     """A branch could be moved to other weights."""
-    sources = [source for row in all_rows().values() for source in row.sources if row.role != "adapters"]
-    assert all(len(source.sha256) == 64 and source.size > 0 for source in sources)
+    sources = [source for row in all_rows().values() for source in row.sources]
+    assert all((len(source.sha256 or "") == 64) != (len(source.git_blob or "") == 40) for source in sources)
+    assert all(source.bytes > 0 for source in sources)
     assert all(len(source.revision) == 40 for source in sources if source.repository)
+    raw = [source.address for source in sources if source.address and source.address.startswith(RAW)]
+    assert len(raw) == 6
+    assert all(re.fullmatch("[0-9a-f]{40}", address.split("/")[5]) for address in raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "trained_on", "address", "size", "known_by"),
+    [
+        (
+            "crane_visa",
+            "VisA",
+            f"{CRANE}/trained_on_visa_crane/epoch_5.pth",
+            576_693,
+            "SHA-256 66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831",
+        ),
+        (
+            "crane_mvtec",
+            "MVTec AD",
+            f"{CRANE}/trained_on_mvtec_crane/epoch_5.pth",
+            576_693,
+            "SHA-256 dc9bf1584c8abd8744f39e9607fdea8a04c8d30aa147de595d22bf444488e4c8",
+        ),
+        (
+            "anomaly_clip_visa",
+            "VisA",
+            f"{ANOMALY_CLIP}/9_12_4_multiscale/epoch_15.pth",
+            22_631_975,
+            "SHA-256 94ce202da3e6486a864b904fdfed5057de75846c5834e446fd1d2fe7f97acb44",
+        ),
+        (
+            "anomaly_clip_mvtec",
+            "MVTec AD",
+            f"{ANOMALY_CLIP}/9_12_4_multiscale_visa/epoch_15.pth",  # "_visa" is what it was tested on
+            22_631_975,
+            "SHA-256 415c5dcb52668b8c33fb9c1a351c686d632b919df5b384d63fa9ce7a2338ced4",
+        ),
+        (
+            "april_gan_visa",
+            "VisA",
+            f"{APRIL_GAN}/visa_pretrained.pth",
+            None,
+            "git blob 86d6848c543f8393663d35c0333498ffb5ce9b68",
+        ),
+        (
+            "april_gan_mvtec",
+            "MVTec AD",
+            f"{APRIL_GAN}/mvtec_pretrained.pth",
+            None,
+            "git blob a057cec6c2ba5996baa0160a51e155908156813f",
+        ),
+    ],
+)
+def test_learned_weights(name: str, trained_on: str, address: str, size: int | None, known_by: str) -> None:
+    row = LEARNED[name]
+    (source,) = row.sources
+    assert (row.trained_on, row.localizer) == (trained_on, name.rpartition("_")[0])
+    assert (source.address, source.size, source.hash) == (address, size, known_by)
+    assert (row.architecture, row.image_size, row.licence) == ("ViT-L-14-336", 518, "MIT")
+    assert row.quick_gelu == (row.localizer != "april_gan")  # whose code runs OpenAI's weights through plain GELU
+
+
+def test_no_two_files_share_a_name() -> None:
+    """All lie in one folder; Crane's and AnomalyCLIP's files are all called epoch_N.pth where they are published."""
+    names = [{source.filename for source in row.sources} for row in all_rows().values()]
+    assert sum(map(len, names)) == len(set().union(*names))
+
+
+@pytest.mark.parametrize("localizer", ["crane", "anomaly_clip", "april_gan"])
+@pytest.mark.parametrize(
+    ("tested_on", "trained_on"), [(None, "VisA"), ("MVTec AD", "VisA"), ("VisA", "MVTec AD"), ("another", "VisA")]
+)
+def test_learned_weights_never_know_what_is_tested(localizer: str, tested_on: str | None, trained_on: str) -> None:
+    row = learned_for(localizer, tested_on)
+    assert (row.localizer, row.trained_on) == (localizer, trained_on)
+
+
+def test_localizer_without_published_weights() -> None:
+    with pytest.raises(ValueError, match="No learned weights are published for localizer='dense'"):
+        learned_for("dense")
+
+
+def test_every_pair_with_the_large_clip_has_crane() -> None:
+    found = {name: (pair.clip.architecture, pair.localizer) for name, pair in WEIGHTS.items()}
+    assert all((clip == "ViT-L-14-336") == (localizer == "crane") for clip, localizer in found.values())
+    assert [row.name for row in pair_files("vit_b")] == [
+        "clip_vit_l_14_336",
+        "sam_vit_b",
+        "crane_visa",
+        "crane_mvtec",
+    ]
+
+
+def test_source_without_a_hash() -> None:
+    with pytest.raises(ValueError, match=r"Nothing tells a\.pth from another file"):
+        Source("a.pth", 7, None, url="https://example.invalid/a.pth")
 
 
 @pytest.mark.parametrize("name", ["", "vit_t", "DEMO"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,16 +29,21 @@ def test_position_embedding_at_the_native_grid_is_the_trained_one(clip: CLIP, en
     assert DenseLocalizer(clip, ensemble, NATIVE)._position_embedding() is clip.visual.positional_embedding
 
 
-def test_position_embedding_on_another_grid(clip: CLIP, ensemble: PromptEnsemble) -> None:
-    embedding = DenseLocalizer(clip, ensemble, 64)._position_embedding()
-    trained = clip.visual.positional_embedding
-    assert embedding.shape == (1 + 8 * 8, WIDTH)
-    assert torch.equal(embedding[0], trained[0])
-    patches = trained[1:].reshape(1, GRID, GRID, WIDTH).permute(0, 3, 1, 2)
-    expected = (
-        F.interpolate(patches, (8, 8), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).reshape(64, WIDTH)
-    )
-    torch.testing.assert_close(embedding[1:], expected)
+@pytest.mark.parametrize("size", [64, 232])
+def test_position_embedding_on_another_grid_is_open_clips(clip: CLIP, ensemble: PromptEnsemble, size: int) -> None:
+    from open_clip.model import resize_pos_embed
+
+    embedding = DenseLocalizer(clip, ensemble, size)._position_embedding()
+    other = copy.deepcopy(clip)
+    other.visual.grid_size = (size // 8, size // 8)
+    state_dict = {"visual.positional_embedding": clip.visual.positional_embedding.clone()}
+    resize_pos_embed(state_dict, other)
+    expected = state_dict["visual.positional_embedding"]
+    assert embedding.shape == (1 + (size // 8) ** 2, WIDTH)
+    torch.testing.assert_close(embedding, expected, atol=1e-6, rtol=0)
+    patches = clip.visual.positional_embedding[1:].T.reshape(1, WIDTH, GRID, GRID)
+    plain = F.interpolate(patches, (size // 8, size // 8), mode="bicubic").flatten(2)[0].T
+    assert (plain - expected[1:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("image_size", [0, -8, 4, 63, 161])
@@ -51,7 +57,7 @@ def test_image_size_must_hold_whole_patches(clip: CLIP, ensemble: PromptEnsemble
 def test_global_score_is_that_of_open_clip(
     clip: CLIP, ensemble: PromptEnsemble, kind: str, normalised: Callable, adapters: Callable
 ) -> None:
-    """The plain path through the blocks gives CLIP's own image embedding, and with it CLIP's own text probability."""
+    """The plain path through the blocks gives CLIP's own image embedding; APRIL-GAN's factor of the cosine is fixed."""
     localizer = (
         DenseLocalizer(clip, ensemble, NATIVE)
         if kind == "dense"
@@ -62,7 +68,8 @@ def test_global_score_is_that_of_open_clip(
     _, score = localizer(image)
     embedding = clip.encode_image(normalised(image), normalize=True)
     text = encode_ensemble(clip, ensemble, "nut")
-    expected = (clip.logit_scale.exp() * embedding @ text.T).softmax(dim=-1)[:, 1]
+    scale = clip.logit_scale.exp() if kind == "dense" else 100.0
+    expected = (scale * embedding @ text.T).softmax(dim=-1)[:, 1]
     assert expected.std() > 1e-6
     torch.testing.assert_close(score, expected, atol=1e-6, rtol=0)
 
