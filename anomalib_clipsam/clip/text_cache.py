@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 
 
 def cache_key(weights: str, sentences: Sequence[Sequence[str]]) -> str:
-    """Name what determines the embeddings.
+    """Make the key of the embeddings, from all that determines them.
 
     Args:
         weights (str): Hash of the text tower's weights.
@@ -63,7 +63,7 @@ def load_text(key: str) -> torch.Tensor | None:
 
 
 def save_text(key: str, text: torch.Tensor) -> None:
-    """Write embeddings, if the disk lets us; nothing depends on it.
+    """Write embeddings, if the disk allows it; nothing depends on it.
 
     Args:
         key (str): What :func:`cache_key` gave.
