@@ -51,8 +51,9 @@ class RedLocalizer(Localizer):
     def _use_text(self, text: torch.Tensor) -> None:
         pass
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return image[:, 0], image[:, 1].mean(dim=(1, 2))
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+        taps = (F.avg_pool2d(image, 4),) if tapped else ()
+        return image[:, 0], image[:, 1].mean(dim=(1, 2)), taps
 
 
 @pytest.fixture
@@ -260,11 +261,11 @@ def test_broken_pixels_do_not_spread(build: Build) -> None:
     """A localizer that gives NaN and values outside [0, 1]."""
 
     class Broken(RedLocalizer):
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            anomaly_map, score = super().forward(image)
+        def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+            anomaly_map, score, taps = super()._localize(image, tapped)
             anomaly_map = anomaly_map.clone()
             anomaly_map[:, 0, 0], anomaly_map[:, 0, 1], anomaly_map[:, 0, 2] = torch.nan, 1.5, -0.5
-            return anomaly_map, score * torch.nan
+            return anomaly_map, score * torch.nan, taps
 
     stages = build(Broken()).stages(picture())
     assert stages.anomaly_map[0, 0, :3].tolist() == [0.0, 1.0, 0.0]

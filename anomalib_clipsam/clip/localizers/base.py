@@ -3,7 +3,7 @@
 
 """What all localizers are: from an image to CLIP's anomaly map S_a and an image score, by text alone.
 
-Letters: B images, H W map, h w patch grid, C embedding.
+Letters: B images, H W map, h w patch grid, C embedding, T taps.
 
 Reference:
     APRIL-GAN: Chen et al., https://arxiv.org/abs/2305.17382
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
+Taps = tuple[torch.Tensor, ...]
+"""Grids of patch features ``(B, C_t, h_t, w_t)``, one per tap."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -69,11 +71,15 @@ class Localizer(nn.Module, ABC):
     Attributes:
         image_size (int): Side of the square that CLIP sees, in pixels; set by the subclass.
         needs_adapters (bool): Whether it is built from learned weights beside CLIP's.
+        joins_taps (bool): Whether its taps are stages of a CNN, of several resolutions.
+        reference_sigma (float): Gaussian that smooths a map of distances between its taps, in pixels of 256.
         own_weights (str | None): Name of the weights that it brings itself, in place of the pair's CLIP.
     """
 
     image_size: int
     needs_adapters: ClassVar[bool] = False
+    joins_taps: ClassVar[bool] = False
+    reference_sigma: ClassVar[float] = 0.0
     own_weights: ClassVar[str | None] = None
 
     @classmethod
@@ -145,6 +151,21 @@ class Localizer(nn.Module, ABC):
         """Use these text directions ``(2, C)`` in the passes to come."""
 
     @abstractmethod
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        """Give map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
+
+    def with_taps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        """Locate what looks damaged, and give the features that references are compared by.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, H, W)``, RGB in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor, Taps]: What :meth:`forward` gives, and T grids of patch features
+            ``(B, C_t, h_t, w_t)``.
+        """
+        return self._localize(image, tapped=True)
+
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Locate what looks damaged.
 
@@ -155,6 +176,8 @@ class Localizer(nn.Module, ABC):
             tuple[torch.Tensor, torch.Tensor]: Anomaly map S_a ``(B, H, W)`` in [0, 1], and CLIP's global text score
             ``(B,)`` in [0, 1].
         """
+        anomaly_map, score, _ = self._localize(image, tapped=False)
+        return anomaly_map, score
 
 
 class ClipLocalizer(Localizer):

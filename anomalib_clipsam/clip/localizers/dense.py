@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
+    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
 
@@ -67,23 +68,28 @@ class DenseLocalizer(ViTLocalizer):
         del adapters
         return cls(clip(), ensemble, image_size)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locate what looks damaged. See :meth:`Localizer.forward`."""
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         visual = self.clip.visual
         scale = self.clip.logit_scale.exp()
         blocks = list(visual.transformer.resblocks)
         tokens = self._embed(image)  # (B, L, D)
-        for block in blocks[: -self.vv_blocks]:
+        grids, maps = [], []
+        tapped_blocks = self.reference_taps if tapped else ()
+        for number, block in enumerate(blocks[: -self.vv_blocks], start=1):
             tokens = run_block(block, tokens)
+            if number in tapped_blocks:
+                grids.append(self._to_grid(tokens))
 
-        vv_tokens, maps = tokens, []
-        for block in blocks[-self.vv_blocks :]:
+        vv_tokens = tokens
+        for number, block in enumerate(blocks[-self.vv_blocks :], start=len(blocks) - self.vv_blocks + 1):
             queries, keys, values = project(block, tokens)
             vv_tokens = vv_tokens + attend(block, values, values, values)
-            if block is blocks[-1]:  # of its output the class token alone is used
+            if number == len(blocks) and number not in tapped_blocks:  # of its output the class token alone is used
                 queries, tokens = queries[:, :, :1], tokens[:, :1]
             tokens = tokens + attend(block, queries, keys, values)
             tokens = tokens + feed_forward(block, tokens)
+            if number in tapped_blocks:
+                grids.append(self._to_grid(tokens))
             patches = visual.ln_post(vv_tokens[:, 1:]) @ visual.proj  # (B, h * w, C)
             maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
-        return torch.stack(maps).mean(dim=0), self._global_score(tokens)
+        return torch.stack(maps).mean(dim=0), self._global_score(tokens), tuple(grids)

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
 
+def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
+    """Choose evenly spaced blocks that end with the last.
+
+    Args:
+        depth (int): Number of blocks.
+        number (int): How many to choose; fewer where there are fewer blocks.
+
+    Returns:
+        tuple[int, ...]: Blocks, counted from 1: 6, 12, 18, 24 for four of 24.
+    """
+    return tuple(sorted({max(1, depth * (i + 1) // number) for i in range(number)}))
+
+
 class ViTLocalizer(ClipLocalizer):
     """A localizer on a ViT, for any image size that is a multiple of its patches'.
 
@@ -29,6 +42,10 @@ class ViTLocalizer(ClipLocalizer):
         clip (CLIP): open_clip model with a ViT.
         ensemble (PromptEnsemble): States and templates of the text prompts.
         image_size (int): Side of the square that CLIP sees, in pixels.
+
+    Attributes:
+        reference_taps (tuple[int, ...]): Blocks, counted from 1, whose output references are compared by: four, evenly
+            spaced, as by APRIL-GAN and MuSc.
 
     Raises:
         ValueError: If the image size is no multiple of the patch size.
@@ -41,6 +58,7 @@ class ViTLocalizer(ClipLocalizer):
             msg = f"clip_size is {image_size}; it must be a multiple of the patch size, {patch}."
             raise ValueError(msg)
         self.grid = (image_size // patch, image_size // patch)
+        self.reference_taps = spaced_blocks(len(clip.visual.transformer.resblocks), 4)
 
     def _position_embedding(self) -> torch.Tensor:
         """Position embedding ``(L, D)`` for the grid in use, interpolated where CLIP was trained on another one."""
@@ -58,6 +76,10 @@ class ViTLocalizer(ClipLocalizer):
         patches = visual.conv1(self._normalise(image)).flatten(2).transpose(1, 2)  # (B, h * w, D)
         class_token = visual.class_embedding.expand(image.shape[0], 1, -1)
         return visual.ln_pre(torch.cat([class_token, patches], dim=1) + self._position_embedding())
+
+    def _to_grid(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Put tokens ``(B, L, D)`` on the patch grid: ``(B, D, h, w)``, without the class token."""
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
 
     def _global_score(self, tokens: torch.Tensor) -> torch.Tensor:
         """Probability ``(B,)`` that CLIP's own image embedding fits the abnormal text."""
