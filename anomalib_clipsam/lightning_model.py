@@ -81,11 +81,11 @@ __all__ = ["ClipSam"]
 
 DEFAULT_CLASS_NAME = "object"
 FROZEN = "model."
-"""Prefix of the weights, which never change: a checkpoint does without them."""
+"""Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
-"""Where a checkpoint holds what it says of the frozen weights and the text."""
+"""Key of the checkpoint's entry about the frozen weights and the text."""
 MUCH_MEMORY = 2 * 10**9
-"""Bytes of kept predictions that are worth a warning."""
+"""Bytes of kept predictions above which a warning is logged."""
 
 
 class ClipSam(AnomalibModule):
@@ -127,15 +127,15 @@ class ClipSam(AnomalibModule):
             :class:`anomalib_clipsam.clip.references.ReferenceOptions`. Defaults to ``None``, its defaults.
         ppg (PpgArguments | None): What to set of the point prompts, such as ``{"min_score": 0.6}``, see
             :class:`anomalib_clipsam.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
-        cps (CpsArguments | None): What to set of the cascade, such as ``{"multimask": True}``, see
+        cps (CpsArguments | None): Settings of the cascade, such as ``{"multimask": True}``, see
             :class:`anomalib_clipsam.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
-        fusion (FusionArguments | None): What to set of the fusion, such as ``{"mode": "gate"}``, see
+        fusion (FusionArguments | None): Settings of the fusion, such as ``{"mode": "gate"}``, see
             :class:`anomalib_clipsam.fusion.Fusion`. Defaults to ``None``, its defaults.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or, on a GPU,
-            ``"fp16"``; ``docs/performance.md`` has what it saves and the error it brings. The localizer ``"winclip"``
-            stays in float32. Defaults to ``"float32"``.
-        reuse_predictions (bool): Whether a test pass takes over what the validation pass before it has predicted for
-            the same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
+            ``"fp16"``; see ``docs/performance.md`` for the time it saves and the error it makes. The localizer
+            ``"winclip"`` stays in float32. Defaults to ``"float32"``.
+        reuse_predictions (bool): Whether a test pass reuses the predictions of the validation pass before it for the
+            same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
@@ -144,7 +144,7 @@ class ClipSam(AnomalibModule):
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If an argument is unknown or outside its range; the message says which and what to choose.
-        FileNotFoundError: If weights are neither here nor to be fetched.
+        FileNotFoundError: If weights are not found and cannot be fetched.
 
     Example:
         >>> import torch
@@ -189,7 +189,7 @@ class ClipSam(AnomalibModule):
         pair = get_weights(weights)
         map_size = pair.map_size if map_size is None else map_size
         if map_size < 1:
-            msg = f"map_size is {map_size}, but it is a length in pixels. Choose a number above 0, such as 518."
+            msg = f"map_size is {map_size}; it must be a number of pixels above 0, such as 518."
             raise ValueError(msg)
         sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
         image_size = sam_row.image_size if refine else map_size
@@ -269,7 +269,7 @@ class ClipSam(AnomalibModule):
             precision=precision,
         )
 
-    # What is exported and how stands in a room of its own.
+    # Exports are functions of their own room, and methods here.
     export_metadata = export.export_metadata
     to_torch = export.to_torch
     to_onnx = export.to_onnx
@@ -277,7 +277,7 @@ class ClipSam(AnomalibModule):
     to_parts = export.to_parts
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add to anomalib's callbacks the one that leaves out pictures that cannot be read.
+        """Add the callback that skips unreadable pictures to anomalib's own.
 
         Returns:
             Sequence[Callback]: The callbacks.
@@ -414,13 +414,13 @@ class ClipSam(AnomalibModule):
             self.post_processor.use_thresholds(thresholds.image, thresholds.pixel)
 
     def on_validation_end(self) -> None:
-        """Say how many images SAM was asked about."""
+        """Log how many images SAM skipped."""
         self._log_share()
 
     on_test_end = on_predict_end = on_validation_end
 
     def on_predict_batch_end(self, outputs: Batch, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Warn, once, where the predictions that Lightning keeps for its caller will need much memory.
+        """Warn once if the predictions that Lightning keeps for its caller will need much memory.
 
         Args:
             outputs (Batch): The batch with predictions.
@@ -435,8 +435,8 @@ class ClipSam(AnomalibModule):
         total = per_batch * sum(self.trainer.num_predict_batches)
         if total > MUCH_MEMORY:
             logger.warning(
-                "The predictions are kept in memory until the end, with their images: about %.0f GB. Where nobody uses "
-                "them afterwards, give --return_predictions false, in Python Engine.predict(return_predictions=False).",
+                "The predictions are kept in memory until the end, with their images: about %.0f GB. If you do not "
+                "need them, give --return_predictions false, or in Python Engine.predict(return_predictions=False).",
                 total / 1e9,
             )
 
@@ -481,7 +481,7 @@ class ClipSam(AnomalibModule):
         return _answer(batch, predictions)
 
     def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict a batch, or take over what the validation pass predicted for the same images.
+        """Predict a batch, or reuse the validation pass's predictions for the same images.
 
         Args:
             batch (Batch): Input batch.
@@ -498,21 +498,21 @@ class ClipSam(AnomalibModule):
         return _answer(batch, self.model(batch.image) if known is None else known)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
-        """What determines the predictions for a batch."""
+        """Give a key per image for all that determines its prediction."""
         return PredictionStore.keys(batch.image_path, batch.image, self.model.settings())
 
     def teardown(self, stage: str) -> None:
-        """Forget what the validation pass predicted once it was used.
+        """Forget the validation pass's predictions after the test pass.
 
         Args:
-            stage (str): ``"test"`` for that.
+            stage (str): The pass that ends.
         """
         if stage == "test" and self._validated is not None:
             self._validated.clear()
 
     @staticmethod
     def val_dataloader() -> list:
-        """Give no batches: the calibration is skipped where there is no data module, as for a folder without labels."""
+        """Give no batches: without a data module, as for an unlabelled folder, calibration is skipped."""
         return []
 
     @staticmethod
@@ -520,11 +520,11 @@ class ClipSam(AnomalibModule):
         """Configure no optimizer: nothing is trained."""
 
     def frozen_weights(self) -> dict[str, dict[str, str]]:
-        """Say which frozen weights the model runs on.
+        """Name the frozen weights that the model runs on.
 
         Returns:
             dict[str, dict[str, str]]: ``"localizer"`` and, with refinement, ``"sam"``: the ``"name"`` of the weights
-            and the ``"sha256"`` of their values, which does not depend on the file that they came in.
+            and the ``"sha256"`` of their values, whatever file they came in.
         """
         weights = {"localizer": dict(self.model.localizer.named_parameters())}
         if self.model.sam is not None:
@@ -581,14 +581,14 @@ class ClipSam(AnomalibModule):
             checkpoint (dict[str, Any]): What Lightning has read.
 
         Raises:
-            ValueError: If another model made the checkpoint, or ClipSam on other frozen weights.
+            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights.
         """
         saved = checkpoint.get(CHECKPOINT_KEY)
         if saved is None:
             msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
             raise ValueError(msg)
         for part, weights in self.frozen_weights().items():
-            made_with = saved["weights"].get(part, weights)  # the CLIP map's alone fits a model with SAM too
+            made_with = saved["weights"].get(part, weights)  # one made without SAM fits a model with SAM too
             if made_with["sha256"] != weights["sha256"]:
                 msg = (
                     f"The checkpoint was made with other weights of the {part}: {made_with['name']} (SHA-256 of the "
@@ -631,14 +631,14 @@ class ClipSam(AnomalibModule):
             image_size (tuple[int, int] | None): Size of the square that the model takes. Defaults to 1024, SAM's own.
 
         Returns:
-            PreProcessor: It resizes images; the model normalises, for CLIP and SAM each their own way.
+            PreProcessor: It resizes images; the model normalises them, differently for CLIP and SAM.
 
         Raises:
             ValueError: If the image size is not square.
         """
         height, width = image_size or (1024, 1024)
         if height != width:
-            msg = f"image_size is {image_size}, but SAM's input frame is square. Give twice the same number."
+            msg = f"image_size is {image_size}, but SAM's input frame is square. Give the same number twice."
             raise ValueError(msg)
         return ClipSamPreProcessor(height)
 
@@ -653,7 +653,7 @@ class ClipSam(AnomalibModule):
 
 
 def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
-    """Put predictions into a batch, and bring true masks to the maps' size, whatever pre-processor was before.
+    """Put predictions into a batch, and resize true masks to the maps' size, whichever pre-processor was used.
 
     A pixel metric at SAM's 1024 px costs half a minute and gigabytes per 100 images; maps are smaller.
     """
@@ -673,7 +673,7 @@ def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> st
 
 
 def _find_localizer(name: str, adapters: str | None) -> type[Localizer]:
-    """Look a localizer up, and see whether it goes with the adapters."""
+    """Look a localizer up, and check that adapters are given just where it needs them."""
     if name not in LOCALIZERS:
         msg = f"Unknown localizer '{name}'. Choose one of auto, {', '.join(LOCALIZERS)}."
         raise ValueError(msg)

@@ -3,7 +3,7 @@
 
 """ClipSam's PyTorch model: an image's path from CLIP's map through point prompts to SAM's mask.
 
-Letters: B images, A of them that SAM is shown, H W map, S side of SAM's frame, h w feature grid, C channels.
+Letters: B images, A of them shown to SAM, H W map, S side of SAM's frame, h w feature grid, C channels.
 
 Reference:
     Hou et al., "Enhancing Zero-Shot Anomaly Detection: CLIP-SAM Collaboration with Cascaded Prompts",
@@ -41,7 +41,7 @@ Answers = TypeVar("Answers")
 
 @dataclass(frozen=True)
 class ClipSamStages:
-    """Every intermediate result of a batch. What SAM has no part in is ``None`` without refinement.
+    """Every intermediate result of a batch. Without refinement, SAM's results are ``None``.
 
     Args:
         anomaly_map (torch.Tensor): S_a, CLIP's map, ``(B, H, W)`` in [0, 1].
@@ -49,8 +49,8 @@ class ClipSamStages:
         fused_map (torch.Tensor): Final map, ``(B, H, W)`` in [0, 1].
         mask (torch.Tensor | None): M_3 = L_3 > 0 at the map's size, ``(B, H, W)`` bool. Defaults to ``None``.
         region (torch.Tensor | None): M_apa, the extremely anomalous region, ``(B, H, W)`` bool. Defaults to ``None``.
-        prompts (PointPrompts | None): What PPG made of map and features. Defaults to ``None``.
-        cascade (CascadeOutput | None): What CPS gave. Defaults to ``None``.
+        prompts (PointPrompts | None): Point prompts from PPG. Defaults to ``None``.
+        cascade (CascadeOutput | None): Output of CPS. Defaults to ``None``.
     """
 
     anomaly_map: torch.Tensor
@@ -68,8 +68,8 @@ class ClipSamModel(nn.Module):
     Args:
         localizer (Localizer): Gives S_a and CLIP's global score.
         map_size (int): Longer side of maps and masks, in pixels.
-        ppg (PointPromptGenerator | None): Point prompts. Without it, ``cps`` and ``fusion``, the map is CLIP's alone.
-            Defaults to ``None``.
+        ppg (PointPromptGenerator | None): Makes the point prompts. Without ``ppg``, ``cps`` and ``fusion`` the map is
+            CLIP's alone. Defaults to ``None``.
         cps (CascadedPrompts | None): Decoder passes, with SAM. Defaults to ``None``.
         fusion (Fusion | None): Joins map and mask. Defaults to ``None``.
         judge (Judge | None): References beside the text: the picture itself, good parts, or the batch. Defaults to
@@ -79,11 +79,11 @@ class ClipSamModel(nn.Module):
             Defaults to ``"float32"``.
 
     Attributes:
-        images_seen (int): Images that came since the counts were last set to zero; counted with refinement only.
-        images_refined (int): Those of them that SAM was asked about.
+        images_seen (int): Images since the counts were last reset; counted with refinement only.
+        images_refined (int): How many of them SAM has seen.
 
     Raises:
-        ValueError: If there is no such precision.
+        ValueError: If the precision is unknown.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class ClipSamModel(nn.Module):
         return None if self.cps is None else self.cps.sam
 
     def set_class_name(self, class_name: str) -> None:
-        """Ask about parts of this name. The text is encoded when the next image comes, once per name.
+        """Set the name in the text prompts. The text is encoded with the next image, once per name.
 
         Args:
             class_name (str): Name of the part in the text prompts.
@@ -126,7 +126,7 @@ class ClipSamModel(nn.Module):
         self.class_name = class_name
 
     def settings(self) -> Hashable:
-        """Say what the answer depends on beside the image and the weights.
+        """Give all that predictions depend on besides the image and the weights.
 
         Returns:
             Hashable: Class name, prompts, sizes, precision, references, and what PPG, CPS and fusion are set to.
@@ -160,16 +160,14 @@ class ClipSamModel(nn.Module):
         """Run the method and keep every intermediate result.
 
         Args:
-            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1]. Need not be square: SAM's frame is then
-                padded.
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1]. If it is not square, SAM's frame is padded.
 
         Returns:
             ClipSamStages: All results; maps have the image's aspect ratio and ``map_size`` on the longer side.
 
         Raises:
-            TypeError: If the images are no tensor of floats.
-            ValueError: If they have another shape, or a value is NaN or infinite; or if the device does not compute in
-                the precision that was asked for.
+            TypeError: If the images are not a float tensor.
+            ValueError: If the shape is wrong, a value is NaN or infinite, or the device does not support the precision.
         """
         check_images(image)
         check_precision(self.precision, image.device)
@@ -181,7 +179,7 @@ class ClipSamModel(nn.Module):
 
     @torch.no_grad()
     def refine(self, image: torch.Tensor, anomaly_map: torch.Tensor, score: torch.Tensor) -> ClipSamStages:
-        """Let SAM refine maps of CLIP's: the second half of :meth:`stages`.
+        """Refine CLIP's maps with SAM: the second half of :meth:`stages`.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
@@ -279,9 +277,9 @@ class ClipSamModel(nn.Module):
             return self.sam.image_encoder(frame).float()
 
     def _shown(self, asked: torch.Tensor) -> torch.Tensor | slice | None:
-        """Choose the images that SAM is shown, of ``(B,)`` bool, and count them; ``None`` if there are none.
+        """Select the images to show to SAM, by ``asked`` ``(B,)`` bool, and count them; ``None`` if there are none.
 
-        A graph that is being exported has static shapes: it shows SAM all images.
+        An exported graph has static shapes: there SAM sees every image.
         """
         if torch.compiler.is_compiling():
             return slice(None)
@@ -294,14 +292,14 @@ class ClipSamModel(nn.Module):
 
 
 def check_images(images: torch.Tensor) -> None:
-    """Raise unless these are images as a model takes them. Nothing is checked in a graph that is being exported.
+    """Raise unless the model can take these images. Nothing is checked during an export.
 
     Args:
         images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
     Raises:
-        TypeError: If they are no tensor of floats.
-        ValueError: If the shape is another, or a value is NaN or infinite.
+        TypeError: If they are not a float tensor.
+        ValueError: If the shape is wrong, or a value is NaN or infinite.
     """
     if torch.compiler.is_compiling():
         return
@@ -321,7 +319,7 @@ def check_images(images: torch.Tensor) -> None:
 
 
 def _put(blank: Answers, shown: torch.Tensor | slice, answers: Answers) -> Answers:
-    """Put SAM's answers about the images that it was shown among blank ones about all."""
+    """Put the answers for the images that SAM saw into blank answers for the whole batch."""
     if isinstance(shown, slice):
         return answers
     merged = {}

@@ -43,8 +43,8 @@ class ClipSamPreProcessor(PreProcessor):
             torch.Tensor: Images ``(B, 3, S, S)``, what the model takes.
 
         Raises:
-            TypeError: If the images are no tensor of floats.
-            ValueError: If they have another shape, or a value is NaN or infinite.
+            TypeError: If the images are not a float tensor.
+            ValueError: If the shape is wrong, or a value is NaN or infinite.
         """
         check_images(batch)
         return self.transform(batch)
