@@ -245,7 +245,7 @@ class PointPromptGenerator(nn.Module):
         Returns:
             PointPrompts: For all of these images.
         """
-        batch, points = len(anomaly_map), self.num_positives + self.num_negatives
+        batch, points = anomaly_map.shape[0], self.num_positives + self.num_negatives
         return PointPrompts(
             coords=anomaly_map.new_zeros(batch, points, 2),
             labels=anomaly_map.new_full((batch, points), -1, dtype=torch.long),

@@ -191,7 +191,7 @@ class ClipSamModel(nn.Module):
         """
         region = self.ppg.extreme_region(anomaly_map)  # (B, H, W)
         asked = region.flatten(1).any(dim=1)  # (B,)
-        prompts, cascade = self.ppg.blank(anomaly_map), self.cps.blank(len(image))
+        prompts, cascade = self.ppg.blank(anomaly_map), self.cps.blank(image.shape[0])
         shown = self._shown(asked)
         if shown is not None:
             features = self.encode(image[shown])  # (A, C, h, w)
