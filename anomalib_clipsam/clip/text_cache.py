@@ -64,7 +64,7 @@ def load_text(key: str) -> torch.Tensor | None:
 
 
 def save_text(key: str, text: torch.Tensor) -> None:
-    """Write embeddings, if the disk lets us; nothing depends on it.
+    """Write embeddings, if the disk allows it; nothing depends on it.
 
     Args:
         key (str): What :func:`cache_key` gave.

@@ -78,7 +78,7 @@ class DataEntry:
         categories (tuple[str, ...]): Values of its ``category``. Defaults to none: the data module as it is.
         max_images (int | None): Most test images of each category, half of them defective, evenly over the list of
             files. Defaults to ``None``, all.
-        published (str | None): Key of :data:`PUBLISHED`, to print these figures beside. Defaults to ``None``.
+        published (str | None): Key of :data:`PUBLISHED`, to print these figures too. Defaults to ``None``.
     """
 
     label: str
@@ -97,7 +97,7 @@ class Pair:
         model (ModelEntry): The model.
         data (DataEntry): The data set.
         category (str): The category; ``""`` where the data module has none to choose.
-        fingerprint (str): Changes with everything in the configuration that the row depends on.
+        fingerprint (str): Hash of everything in the configuration that the row depends on.
     """
 
     model: ModelEntry
@@ -155,12 +155,12 @@ def read_config(path: str | Path) -> Comparison:
 
     Raises:
         OSError: If the file, or a checkpoint that it names, cannot be read.
-        ValueError: If an entry is unknown, missing, or no model or data module has such arguments.
+        ValueError: If an entry is unknown or missing, or a model or data module has no such arguments.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        msg = f"{path} is not YAML: {error}. Mend the file."
+        msg = f"{path} is not YAML: {error}. Fix the file."
         raise ValueError(msg) from error
     content = _checked(content, Comparison, str(path))
     lists = {}
@@ -183,7 +183,7 @@ def read_config(path: str | Path) -> Comparison:
             raise ValueError(msg)
     for data in comparison.data:
         if data.published not in (None, *PUBLISHED):
-            msg = f"No figures are known as '{data.published}'. Choose of {', '.join(PUBLISHED)}, or leave it out."
+            msg = f"No figures are known as '{data.published}'. Choose one of {', '.join(PUBLISHED)}, or leave it out."
             raise ValueError(msg)
     for pair in comparison.pairs():  # what cannot be built is said now, and not after hours
         parsed = _parse(pair)
@@ -228,7 +228,6 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(pair: Pair) -> Any:
-    """Parse the arguments of a pair."""
     chosen = {"category": pair.category} if pair.category else {}
     entries = {
         "model": {"class_path": pair.model.class_path, "init_args": pair.model.init_args},

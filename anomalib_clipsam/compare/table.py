@@ -26,7 +26,7 @@ COSTS = ("s / image", "peak MB", "trained on")
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a model on a category.
+    """The figures of a model on a category.
 
     Args:
         data (str): Label of the data set.
@@ -34,11 +34,11 @@ class Row:
         model (str): Label of the model.
         fingerprint (str): Of the configuration that made it.
         error (str): Why the pair failed; ``""`` if it did not. Defaults to ``""``.
-        pixel_AUROC (float | None): As the other metrics, in [0, 1]; NaN if it cannot be told, None if the pair failed.
+        pixel_AUROC (float | None): As the other metrics, in [0, 1]; NaN if undefined, None if the pair failed.
         seconds_per_image (float | None): Of the network alone, after warm-up.
         peak_memory_mb (float | None): Of the whole pair.
         train_images (int | None): Images of the category that the model has seen; None for a checkpoint.
-        test_images (int | None): Images that the metrics rest on.
+        test_images (int | None): Number of test images.
     """
 
     data: str
@@ -134,7 +134,6 @@ def to_markdown(comparison: Comparison, rows: Sequence[Row]) -> str:
 
 
 def _block(rows: Sequence[Row], data: DataEntry) -> list[str]:
-    """The table of a data set."""
     lines = [_line(["category", "model", *HEADINGS, *COSTS]), _line([":--", ":--", *["--:"] * 10])]
     for line in data_lines(rows, data):
         category = f"**{line.category}**" if line.mean else line.category
@@ -145,7 +144,7 @@ def _block(rows: Sequence[Row], data: DataEntry) -> list[str]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table, as it is read.
+    """A line of a table, as text.
 
     Args:
         category (str): The category.
@@ -207,7 +206,6 @@ def means(rows: Sequence[Row], categories: int) -> Iterable[Row]:
 
 
 def _group(rows: Sequence[Row], category: str, *, mean: bool = False) -> list[Line]:
-    """The lines of one category."""
     top = [max((_shown(getattr(row, metric)) for row in rows), key=_number) for metric in METRICS]
     lines = []
     for row in rows:
@@ -235,7 +233,6 @@ def _number(text: str) -> float:
 
 
 def _published(data: DataEntry) -> list[str]:
-    """The table of published figures."""
     rows = PUBLISHED[data.published].items()
     return [
         "*Published, zero-shot, mean over the whole data set. Copied from papers, not measured here, at other sizes:*",

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Predictions as a table: a line per image, for a folder without labels as for a test set.
+"""Predictions as a table: a line per image, with or without labels.
 
 Example:
     >>> # anomalib-clipsam predictions my_pictures --to predictions.csv
@@ -30,9 +30,9 @@ COLUMNS = ("file", "score", "label", "mask_area", "boxes")
 class PredictionTable(Visualizer):
     """Write a CSV file: file, score, label, mask area and boxes of each image.
 
-    It takes a visualizer's place, because anomalib asks that after the post-processor. Any model of anomalib will do.
+    It is a visualizer, because anomalib calls those after the post-processor. It works with every model of anomalib.
     ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
-    pixels, one after the other, divided by ``"; "``. What a model does not predict is left empty.
+    pixels, separated by ``"; "``. What a model does not predict is left empty.
 
     Args:
         path (str | Path): The CSV file; an old one is replaced.
@@ -60,7 +60,7 @@ class PredictionTable(Visualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the lines of a batch, so that a run that is stopped leaves those that are done."""
+        """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(describe(item) for item in batch)

@@ -112,12 +112,14 @@ class WeightPair:
         clip (WeightFile): CLIP's weights.
         sam (WeightFile): SAM's weights.
         map_size (int): Default side of maps and masks, in pixels.
+        references (str): What a picture is compared with beside the text, by default. Defaults to ``"none"``.
         localizer (str): The localizer that it has unless the user names one. Defaults to ``"dense"``.
     """
 
     clip: WeightFile
     sam: WeightFile
     map_size: int
+    references: str = "none"
     localizer: str = "dense"
 
 

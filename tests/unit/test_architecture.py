@@ -21,7 +21,7 @@ ALLOWED = {
     "results": {"torch_model", *METHOD},
     "lightning_model": {"passes", "deploy", "torch_model", *METHOD, "weights", "clip", "compute", "arguments"},
     "passes": {"torch_model"},
-    "deploy": {"torch_model"},
+    "deploy": {"torch_model", "clip"},
     "torch_model": {*METHOD, "clip", "compute"},
     "weights": {"clip", "sam", "compute"},
     "fusion": set(),

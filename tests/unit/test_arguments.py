@@ -85,7 +85,7 @@ def test_group_gives_a_copy_of_what_was_given() -> None:
 
 
 def test_group_refuses_unknown_names() -> None:
-    with pytest.raises(ValueError, match=re.escape("ppg has no 'shares'. Choose of share, count, mode.")):
+    with pytest.raises(ValueError, match=re.escape("ppg has no 'shares'. Choose one of share, count, mode.")):
         group({"share": 0.5, "shares": 0.5}, Settings, "ppg")
 
 

@@ -76,6 +76,8 @@ class Localizer(nn.Module, ABC):
         activation (str): Activation of the network that encodes its text.
         joins_taps (bool): Whether its taps are stages of a CNN, of several resolutions.
         reference_sigma (float): Gaussian that smooths a map of distances between its taps, in pixels of 256.
+        usual_self_distance (tuple[float, float] | None): Usual distance of a patch to its own picture, and the limit of
+            good pictures, where they were measured.
         own_weights (str | None): Name of the weights that it brings itself, in place of the pair's CLIP.
     """
 
@@ -86,6 +88,8 @@ class Localizer(nn.Module, ABC):
     activation: str = ""
     joins_taps: ClassVar[bool] = False
     reference_sigma: ClassVar[float] = 0.0
+    usual_self_distance: ClassVar[tuple[float, float] | None] = None
+    reference_taps: tuple[int, ...]
     own_weights: ClassVar[str | None] = None
 
     @classmethod

@@ -8,18 +8,38 @@ from anomalib_clipsam.clip.references.calibration import KINDS, Calibration, pas
 from anomalib_clipsam.clip.references.combination import Combination
 from anomalib_clipsam.clip.references.features import peak_score
 from anomalib_clipsam.clip.references.few_shot import FewShotReference, quarter_turns
+from anomalib_clipsam.clip.references.judges import (
+    REFERENCES,
+    BatchJudge,
+    FewShotJudge,
+    Judge,
+    ReferenceOptions,
+    SelfJudge,
+    Thresholds,
+    build_judge,
+    picture_key,
+)
 from anomalib_clipsam.clip.references.self_reference import SelfReference
 
 __all__ = [
     "KINDS",
     "LEAST_PICTURES",
+    "REFERENCES",
+    "BatchJudge",
     "BatchReference",
     "Calibration",
     "Combination",
+    "FewShotJudge",
     "FewShotReference",
+    "Judge",
+    "ReferenceOptions",
+    "SelfJudge",
     "SelfReference",
+    "Thresholds",
+    "build_judge",
     "passing_threshold",
     "peak_score",
+    "picture_key",
     "quarter_turns",
     "smooth_scores",
 ]

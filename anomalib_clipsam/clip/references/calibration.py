@@ -51,13 +51,16 @@ class Calibration(nn.Module):
     """Turns a distance d into a probability: its odds grow linearly with the distance beyond what is usual. [ours]
 
     With m the usual distance and t the limit, the odds are ``(d - m) / (t - m)``: a probability of 0 at m, 0.5 at t and
-    0.75 at three times as far, never 1, so that scores that differ stay different. m is the median over pictures of a
-    picture's median distance. t is made of the pictures' peaks, each its picture's highest distance:
+    0.75 at three times as far, never 1, so that scores that differ stay different. t is made of the pictures' peaks,
+    each its picture's highest distance:
 
-    - ``"few_shot"``: the highest peak of the good parts, each judged by the others. No good part is above 0.5.
+    - ``"few_shot"``: the highest peak of the good parts, each judged by the others. No good part is above 0.5. m is 0.
     - ``"batch"``: 1.2 times as far from m as the mean peak, whether none or most of the batch is damaged.
     - ``"self"``: the peak that a quarter of good pictures do not exceed. What occurs once in a good picture is far from
       the rest of it, so the peaks of most say nothing.
+
+    For the last two, m is the median over pictures of a picture's median distance. A single good part, judged by
+    itself, would give one that is too high.
 
     The rules were chosen on photographs with drawn-in defects: with them the pixel F1 at 0.5 comes near to F1-max.
 
@@ -93,6 +96,7 @@ class Calibration(nn.Module):
         if kind == "batch":
             limit = usual + BATCH_STRETCH * (peaks.mean() - usual)
         else:
+            usual = torch.zeros_like(usual) if kind == "few_shot" else usual
             limit = passing_threshold(peaks, SELF_SHARE if kind == "self" else 1.0)
         # equal pictures are at no distance from each other
         self.usual, self.limit = usual, limit.clamp(min=usual + torch.finfo(usual.dtype).eps)

@@ -68,7 +68,7 @@ def test_fingerprint_follows_all_that_a_row_depends_on(tmp_path: Path) -> None:
         ({"models": [{**MODEL, "class_path": "Padimm"}]}, "'Padim' on 'Parts' cannot be built: .*Padimm"),
         ({"models": [{**MODEL, "init_args": {"backbon": "resnet18"}}]}, "'backbon' is not accepted.*Give the name"),
         ({"data": [{**DATA, "class_path": "NoData"}]}, "cannot be built: .*NoData"),
-        ({"data": [{**DATA, "published": "mvtec"}]}, "No figures are known as 'mvtec'. Choose of mvtec_ad"),
+        ({"data": [{**DATA, "published": "mvtec"}]}, "No figures are known as 'mvtec'. Choose one of mvtec_ad"),
         ({"map_size": 0}, "map_size in .* is 0. Give a whole number of at least 1"),
         ({"pictures": "all"}, "pictures in .* is 'all'"),
     ],
