@@ -5,6 +5,7 @@
 
     python benchmarks/benchmark.py                              # ViT-B: the encoder, and the whole by stage
     python benchmarks/benchmark.py --subjects encoder gating --sam vit_h
+    python benchmarks/benchmark.py --subjects pairs maps        # the pairs and CLIP's maps, beside anomalib's models
     python benchmarks/benchmark.py --subjects runtimes          # what was exported, beside torch
     python benchmarks/benchmark.py --growth                     # operations by size and points
 
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -59,17 +61,38 @@ def build_stock_sam(architecture: str) -> torch.nn.Module:
     return sam_model_registry[architecture]().eval()
 
 
-def build_localizer(clip_size: int = 518) -> torch.nn.Module:
-    """``dense`` with CLIP ViT-L-14-336, random weights."""
-    from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
+def random_learned(kind: str) -> dict[str, torch.Tensor]:
+    """Random weights of the published sizes, as the files of learned weights hold them."""
+    if kind == "april_gan":
+        shapes = {"weight": (768, 1024), "bias": (768,)}
+        return {f"fc.{tap}.{name}": torch.randn(shape) for tap in range(4) for name, shape in shapes.items()}
+    content = {f"compound_prompts_text.{i}": torch.randn(4, 768) for i in range(8)}
+    for state in ("pos", "neg"):
+        for name, length in (("token_prefix", 1), ("ctx", 12), ("token_suffix", 64)):
+            content[f"{name}_{state}"] = torch.randn(1, 1, length, 768)
+        content[f"tokenized_prompts_{state}"] = torch.arange(77).view(1, 1, 77)
+    return content
 
-    localizer = DenseLocalizer(build_clip("ViT-L-14-336", quick_gelu=True), PromptEnsemble(), clip_size)
-    localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, 768), dim=-1))
+
+def build_localizer(clip_size: int = 518, kind: str = "dense", clip: str = "ViT-L-14-336") -> torch.nn.Module:
+    """A localizer, by default ``dense`` with CLIP ViT-L-14-336, random weights."""
+    from anomalib_clipsam.clip import LOCALIZERS, PromptEnsemble, build_clip
+
+    localizer = LOCALIZERS[kind].build(
+        PromptEnsemble(),
+        clip_size,
+        clip=lambda: build_clip(clip, quick_gelu=kind != "april_gan"),
+        adapters=lambda: random_learned(kind),
+    )
+    width = localizer.clip.text_projection.shape[1]
+    localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, width), dim=-1))
     localizer.clip.transformer = torch.nn.Identity()  # the text's network is not asked again
     return localizer.eval()
 
 
-def build_clip_sam(architecture: str, precision: str = "float32", clip_size: int = 518) -> torch.nn.Module:
+def build_clip_sam(
+    architecture: str, precision: str = "float32", clip_size: int = 518, **localizer: str
+) -> torch.nn.Module:
     """The whole model, with random weights of the published sizes."""
     from anomalib_clipsam.cps import CascadedPrompts
     from anomalib_clipsam.fusion import Fusion
@@ -79,7 +102,8 @@ def build_clip_sam(architecture: str, precision: str = "float32", clip_size: int
 
     ppg = PointPromptGenerator(1024, min_score=0.0)  # with random weights nothing is sure: every image goes to SAM
     cps = CascadedPrompts(build_sam(architecture))
-    return ClipSamModel(build_localizer(clip_size), clip_size, ppg, cps, Fusion(), precision=precision).eval()
+    built = build_localizer(clip_size, **localizer)
+    return ClipSamModel(built, clip_size, ppg, cps, Fusion(), precision=precision).eval()
 
 
 def picture() -> torch.Tensor:
@@ -191,11 +215,38 @@ def skipped(architecture: str) -> Run:
     return lambda: model(image)
 
 
-def localizer_alone(architecture: str) -> Run:
-    """CLIP ViT-L-14-336 at 518 px, ``dense``, with the resize before it."""
+def localizer_alone(architecture: str, kind: str = "dense") -> Run:
+    """CLIP ViT-L-14-336 at 518 px, with the resize before it."""
     del architecture
-    localizer, image = build_localizer(), picture()
+    localizer, image = build_localizer(kind=kind), picture()
     return lambda: localizer(resize(image, [518, 518]))
+
+
+def whole_crane(architecture: str) -> Run:
+    """The whole pair as a user has it by default: Crane's map."""
+    model, image = build_clip_sam(architecture, kind="crane"), picture()
+    return lambda: model(image)
+
+
+def whole_mobile(architecture: str) -> Run:
+    """The pair ``mobile``: CLIP ViT-B-16 at 448 px, MobileSAM."""
+    del architecture
+    model, image = build_clip_sam("vit_t", clip_size=448, clip="ViT-B-16"), picture()
+    return lambda: model(image)
+
+
+def skipped_mobile(architecture: str) -> Run:
+    """The same on an image without an extreme region."""
+    del architecture
+    model, image = build_clip_sam("vit_t", clip_size=448, clip="ViT-B-16"), picture()
+    model.ppg.min_score = 1.0
+    return lambda: model(image)
+
+
+def mobile_encoder(architecture: str) -> Run:
+    """MobileSAM's encoder."""
+    del architecture
+    return lean_encoder("vit_t")
 
 
 def prompts_and_decoder(architecture: str) -> Run:
@@ -256,6 +307,22 @@ def patchcore(architecture: str) -> Run:
     model = PatchcoreModel(layers=("layer2", "layer3"), backbone="wide_resnet50_2", pre_trained=False).eval()
     model.memory_bank = torch.randn(BANK, 1536)
     image = torch.rand(1, 3, 224, 224)
+    return lambda: model(image)
+
+
+def anomaly_vfm(architecture: str) -> Run:
+    """AnomalyVFM as anomalib has it, RADIO at 768 px, its default."""
+    from anomalib.models.image.anomalyvfm.torch_model import AnomalyVFMModel
+
+    del architecture
+    module = "anomalib.models.image.anomalyvfm.torch_model"
+    with (
+        patch(f"{module}.hf_hub_download"),
+        patch(f"{module}.load_file"),
+        patch.object(AnomalyVFMModel, "load_state_dict"),  # random weights
+    ):
+        model = AnomalyVFMModel().eval()
+    image = torch.rand(1, 3, 768, 768)
     return lambda: model(image)
 
 
@@ -350,6 +417,22 @@ GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
         "PPG, CPS and fusion": prompts_and_decoder,
         "WinCLIP": winclip,
         "PatchCore": patchcore,
+    },
+    "pairs": {
+        "ClipSam, dense": whole,
+        "ClipSam, crane": whole_crane,
+        "ClipSam, mobile": whole_mobile,
+        "ClipSam, mobile, SAM is skipped": skipped_mobile,
+        "MobileSAM's encoder": mobile_encoder,
+        "WinCLIP": winclip,
+        "PatchCore": patchcore,
+        "AnomalyVFM": anomaly_vfm,
+    },
+    "maps": {
+        "dense": localizer_alone,
+        "april_gan": partial(localizer_alone, kind="april_gan"),
+        "anomaly_clip": partial(localizer_alone, kind="anomaly_clip"),
+        "crane": partial(localizer_alone, kind="crane"),
     },
     "gating": {"ClipSam": whole, SKIPPED: skipped},
     "runtimes": {
