@@ -46,7 +46,7 @@ OPTIMIZE = False
 ONE_FILE_BYTES = 2**31 - 2**20
 """Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
 weights in a second file beside it."""
-ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.")
+ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.", ".image_encoder.trunk.stages.")
 """What marks the names of weights in the blocks of CLIP's and SAM's image encoders."""
 INPUTS = ("input", "clip_map")
 """Names of the refiner's inputs; other graphs have the first alone."""

@@ -21,17 +21,19 @@ from torch import nn
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-SAM_ARCHITECTURES = ("vit_h", "vit_l", "vit_b", "demo")
+SAM_ARCHITECTURES = ("vit_h", "vit_l", "vit_b", "vit_t", "demo")
 
 
 def build_sam(architecture: str) -> Sam:
     """Build a SAM with random weights, in eval mode.
 
     Args:
-        architecture (str): One of ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` (1024 px) or ``"demo"`` (192 px).
+        architecture (str): One of ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, MobileSAM's ``"vit_t"`` (1024 px) or
+            ``"demo"`` (192 px).
 
     Returns:
-        Sam: Model whose state dict has segment_anything's keys and, for the published names, its shapes.
+        Sam: Model whose state dict has segment_anything's keys and, for the published names, its shapes; of
+        ``"vit_t"`` the image encoder's keys are its own.
 
     Raises:
         ValueError: If the architecture is unknown.
@@ -43,6 +45,8 @@ def build_sam(architecture: str) -> Sam:
 
     from anomalib_clipsam.sam.encoder import make_lean
 
+    if architecture == "vit_t":
+        return _build_vit_t_sam()
     sam = _build_demo_sam() if architecture == "demo" else sam_model_registry[architecture]()
     make_lean(sam.image_encoder)
     return sam
@@ -63,6 +67,17 @@ def find_sam_architecture(shapes: dict[str, tuple[int, ...] | str]) -> str | Non
         if shapes == {key: tuple(value.shape) for key, value in state_dict.items()}:
             return name
     return None
+
+
+def _build_vit_t_sam() -> Sam:
+    from segment_anything.build_sam import _build_sam
+
+    from anomalib_clipsam.sam.tiny_vit import ImageEncoderTinyViT
+
+    # Prompt encoder and mask decoder of the published sizes; an encoder without blocks holds the place of the other.
+    sam = _build_sam(encoder_embed_dim=16, encoder_depth=0, encoder_num_heads=1, encoder_global_attn_indexes=())
+    sam.image_encoder = ImageEncoderTinyViT(sam.image_encoder.img_size)
+    return sam.eval()
 
 
 def _build_demo_sam() -> Sam:

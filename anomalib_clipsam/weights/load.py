@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from anomalib_clipsam.clip.build import build_clip, find_clip_architecture
 from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam.build import build_sam, find_sam_architecture
+from anomalib_clipsam.sam.tiny_vit import rename_published
 from anomalib_clipsam.weights.store import explicit_file, locate
 from anomalib_clipsam.weights.table import LEARNED, OPENAI_CLIP
 
@@ -143,7 +144,7 @@ def _shapes(state_dict: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...] | 
 
 def _load(model: nn.Module, path: Path, what: str) -> nn.Module:
     """Load a file into a model, in float32, or say what does not fit."""
-    state_dict = read_state_dict(path)
+    state_dict = rename_published(read_state_dict(path))
     for key in ("input_resolution", "context_length", "vocab_size"):  # beside the weights in OpenAI's archive
         state_dict.pop(key, None)
     expected, found = _shapes(model.state_dict()), _shapes(state_dict)

@@ -9,6 +9,7 @@ Sources:
     - CLIP: https://github.com/openai/CLIP, and the same weights as open_clip's state dict,
       https://huggingface.co/timm/vit_large_patch14_clip_336.openai
     - SAM: https://github.com/facebookresearch/segment-anything#model-checkpoints
+    - MobileSAM: https://github.com/ChaoningZhang/MobileSAM
     - APRIL-GAN's adapters: https://github.com/ByChelsea/VAND-APRIL-GAN
     - AnomalyCLIP's prompts: https://github.com/zqhang/AnomalyCLIP
     - Crane's prompts: https://github.com/AlirezaSalehy/Crane
@@ -150,6 +151,10 @@ _CLIP = WeightFile(
 )
 
 
+def _raw(repository: str, commit: str, path: str) -> str:
+    return f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+
+
 def _sam(architecture: str, filename: str, size: int, sha256: str) -> WeightFile:
     url = Source(filename, size, sha256, url=f"https://dl.fbaipublicfiles.com/segment_anything/{filename}")
     hub = Source(
@@ -168,6 +173,39 @@ def _demo(role: str, image_size: int, size: int, sha256: str) -> WeightFile:
     return WeightFile(f"{role.lower()}_demo", role, "demo", image_size, "Apache-2.0", (source,))
 
 
+_CLIP_B = WeightFile(
+    name="clip_vit_b_16",
+    role="CLIP",
+    architecture="ViT-B-16",
+    image_size=448,  # the whole with MobileSAM: 0.55 of the operations of anomalib's WinCLIP
+    licence="MIT",
+    sources=(
+        Source(
+            filename="ViT-B-16.safetensors",
+            size=598_516_980,
+            sha256="4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+            repository="timm/vit_base_patch16_clip_224.openai",
+            revision="977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+            path="open_clip_model.safetensors",
+        ),
+    ),
+    quick_gelu=True,
+)
+_MOBILE_SAM = WeightFile(
+    name="sam_vit_t",
+    role="SAM",
+    architecture="vit_t",
+    image_size=1024,
+    licence="Apache-2.0",
+    sources=(
+        Source(
+            filename="mobile_sam.pt",
+            size=40_728_226,
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            url=_raw("ChaoningZhang/MobileSAM", "34bbbfdface3c18e5221aa7de6032d7220c6c6a1", "weights/mobile_sam.pt"),
+        ),
+    ),
+)
 WEIGHTS: dict[str, WeightPair] = {
     "vit_h": WeightPair(
         _CLIP,
@@ -202,6 +240,7 @@ WEIGHTS: dict[str, WeightPair] = {
         map_size=518,
         localizer="crane",  # of what can be fetched the best at image level, and near the best in F1-max
     ),
+    "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "demo": WeightPair(
         _demo("CLIP", 160, 8_818_306, "a56e36bddb16a39ddf9230e0914eb980303e3525ec67655f3742e55901dd6480"),
         _demo("SAM", 192, 5_600_720, "398ebb8300492ef234f2caaf14878f525a38662f782a030fa478cde06d34bf86"),
@@ -213,10 +252,6 @@ WEIGHTS: dict[str, WeightPair] = {
 VISA, MVTEC_AD = "VisA", "MVTec AD"
 DATA_SETS = {"Visa": VISA, "MVTecAD": MVTEC_AD}
 """Data sets that learned weights were trained on, by the names of anomalib's data modules."""
-
-
-def _raw(repository: str, commit: str, path: str) -> str:
-    return f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
 
 
 def _learned(localizer: str, role: str, trained_on: str, source: Source, quick_gelu: bool) -> WeightFile:

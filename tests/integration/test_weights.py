@@ -426,8 +426,8 @@ def test_verify_names_what_is_damaged(
 
 def test_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        main(["weights", "fetch", "vit_t"])
+        main(["weights", "fetch", "vit_x"])
     assert raised.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "anomalib-clipsam weights fetch: Unknown weights 'vit_t'. Choose of vit_h"
+        "anomalib-clipsam weights fetch: Unknown weights 'vit_x'. Choose of vit_h"
     )

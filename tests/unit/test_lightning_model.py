@@ -650,7 +650,7 @@ def test_state_dict_itself_is_complete(model: ClipSam) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": "vit_t"}, "Unknown weights 'vit_t'. Choose one of"),
+        ({"weights": "vit_x"}, "Unknown weights 'vit_x'. Choose one of"),
         ({"localizer": "anything"}, "Unknown localizer 'anything'. Choose one of auto, dense, april_gan, anomaly_clip"),
         ({"localizer": "april_gan", "adapters": None}, "localizer='april_gan' needs learned weights"),
         ({"localizer": "dense", "adapters": "file.pt"}, "localizer='dense' has no use for `adapters`"),
@@ -661,7 +661,7 @@ def test_state_dict_itself_is_complete(model: ClipSam) -> None:
             {"localizer": "crane", "adapters": "anomaly_clip_visa"},
             "anomaly_clip_visa is for localizer='anomaly_clip', not 'crane'",
         ),
-        ({"sam_architecture": "vit_t"}, "Unknown sam_architecture 'vit_t'"),
+        ({"sam_architecture": "vit_x"}, "Unknown sam_architecture 'vit_x'"),
         ({"clip_architecture": "ViT-B-32"}, "Name its file with `clip_weights`"),
         ({"map_size": 0}, "map_size is 0"),
         ({"map_size": -5}, "map_size is -5"),

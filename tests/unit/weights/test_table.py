@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from anomalib_clipsam.sam import SAM_ARCHITECTURES
 from anomalib_clipsam.weights.table import (
     LEARNED,
     WEIGHTS,
@@ -70,6 +71,21 @@ def test_published_clip(name: str) -> None:
     assert url.sha256 in url.address
 
 
+def test_mobile_pair() -> None:
+    pair = get_weights("mobile")
+    (clip,), (sam,) = pair.clip.sources, pair.sam.sources
+    assert (pair.clip.architecture, pair.clip.licence, pair.localizer) == ("ViT-B-16", "MIT", "dense")
+    assert pair.clip.quick_gelu
+    assert pair.clip.image_size == pair.map_size == 448
+    commit = "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d"
+    assert clip.address.endswith(f"/timm/vit_base_patch16_clip_224.openai/resolve/{commit}/open_clip_model.safetensors")
+    assert (clip.size, clip.sha256[:16]) == (598_516_980, "4b8699299b1e8997")
+    commit = "34bbbfdface3c18e5221aa7de6032d7220c6c6a1"
+    assert sam.address == f"{RAW}ChaoningZhang/MobileSAM/{commit}/weights/mobile_sam.pt"
+    assert (sam.size, sam.sha256[:16]) == (40_728_226, "6dbb90523a35330f")
+    assert (pair.sam.architecture, pair.sam.image_size, pair.sam.licence) == ("vit_t", 1024, "Apache-2.0")
+
+
 def test_hub_revisions_are_commits() -> None:
     """A branch could be moved to other weights."""
     sources = [source for row in all_rows().values() for source in row.sources]
@@ -77,7 +93,7 @@ def test_hub_revisions_are_commits() -> None:
     assert all(source.bytes > 0 for source in sources)
     assert all(len(source.revision) == 40 for source in sources if source.repository)
     raw = [source.address for source in sources if source.address and source.address.startswith(RAW)]
-    assert len(raw) == 6
+    assert len(raw) == 7
     assert all(re.fullmatch("[0-9a-f]{40}", address.split("/")[5]) for address in raw)
 
 
@@ -173,13 +189,15 @@ def test_source_without_a_hash() -> None:
         Source("a.pth", 7, None, url="https://example.invalid/a.pth")
 
 
-@pytest.mark.parametrize("name", ["", "vit_t", "DEMO"])
+@pytest.mark.parametrize("name", ["", "vit_x", "DEMO"])
 def test_unknown_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown weights '{name}'. Choose one of vit_h, vit_l, vit_b, demo"):
+    with pytest.raises(ValueError, match=f"Unknown weights '{name}'. Choose one of vit_h, vit_l, vit_b, mobile, demo"):
         get_weights(name)
     with pytest.raises(ValueError, match=f"Unknown sam_architecture '{name}'. Choose one of vit_h"):
         find_sam(name)
 
 
 def test_architecture_finds_its_row() -> None:
-    assert {name: find_sam(name) for name in WEIGHTS} == {name: pair.sam for name, pair in WEIGHTS.items()}
+    assert {pair.sam.architecture: pair.sam for pair in WEIGHTS.values()} == {
+        name: find_sam(name) for name in SAM_ARCHITECTURES
+    }
