@@ -24,6 +24,20 @@ DEMO_CONFIG = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
 }
 
+LITE_CONFIG = {
+    **DEMO_CONFIG,
+    "vision_cfg": {
+        "image_size": 256,
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+}
+
+CARRIED_CONFIGS = {"demo": DEMO_CONFIG, "lite": LITE_CONFIG}
+"""Architectures that are not open_clip's."""
+
 
 def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     """Build a CLIP with random weights, in eval mode.
@@ -43,7 +57,7 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     """
     import open_clip
 
-    config = DEMO_CONFIG if architecture == "demo" else open_clip.get_model_config(architecture)
+    config = CARRIED_CONFIGS.get(architecture) or open_clip.get_model_config(architecture)
     if config is None:
         msg = (
             f"Unknown CLIP architecture '{architecture}'. Use 'demo' or one of open_clip.list_models() "
@@ -52,7 +66,8 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
         raise ValueError(msg)
     parts = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg") if key in config}
     vision = parts.get("vision_cfg", {})
-    if len(parts) < 3 or not isinstance(vision.get("layers"), int) or "hf_model_name" in parts["text_cfg"]:
+    plain_vit = isinstance(vision.get("layers"), int)
+    if len(parts) < 3 or not (plain_vit or architecture == "lite") or "hf_model_name" in parts["text_cfg"]:
         msg = f"CLIP architecture '{architecture}' has no plain ViT. Choose one of the 'ViT-...' models of open_clip."
         raise ValueError(msg)
     clip = open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
