@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from anomalib_clipsam.demo.datamodule import DrawnParts
     from anomalib_clipsam.lightning_model import ClipSam
+    from anomalib_clipsam.results.visualizer import PromptVisualizer
     from anomalib_clipsam.torch_model import ClipSamModel
-    from anomalib_clipsam.visualizer import PromptVisualizer
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ _LAZY = {
     "ClipSam": "anomalib_clipsam.lightning_model",
     "ClipSamModel": "anomalib_clipsam.torch_model",
     "DrawnParts": "anomalib_clipsam.demo.datamodule",
-    "PromptVisualizer": "anomalib_clipsam.visualizer",
+    "PromptVisualizer": "anomalib_clipsam.results.visualizer",
 }
 
 

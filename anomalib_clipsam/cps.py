@@ -17,12 +17,13 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.frame import inside_frame, map_to_frame
 from anomalib_clipsam.sam.decoder import decode
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from anomalib_clipsam.ppg import PointPrompts
 
 BOXES = ("mask", "component")
+EMPTY_LOGIT = -32.0
+"""Mask logit of an image that SAM was not asked about; SAM's own logits are clamped to 32 where it iterates."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,14 @@ def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> t
     return (index == means.argmax(dim=1, keepdim=True)).view_as(mask) & mask
 
 
+class CpsArguments(TypedDict, total=False):
+    """What a user may set of CPS; see :class:`CascadedPrompts`, which has the defaults."""
+
+    multimask: bool
+    box: str
+    passes: int
+
+
 class CascadedPrompts(nn.Module):
     """Run SAM's decoder three times, each pass prompted by the one before.
 
@@ -132,6 +143,19 @@ class CascadedPrompts(nn.Module):
         self.multimask = multimask
         self.box = box
         self.passes = passes
+
+    def blank(self, batch_size: int) -> CascadeOutput:
+        """Give the answer for images that SAM is not asked about: no box, an empty mask.
+
+        Args:
+            batch_size (int): B, the number of images.
+
+        Returns:
+            CascadeOutput: For all of these images.
+        """
+        of = self.sam.prompt_encoder.no_mask_embed.weight  # its device and type
+        logits = of.new_full((batch_size, 1, *self.sam.prompt_encoder.mask_input_size), EMPTY_LOGIT)
+        return CascadeOutput(logits, logits, logits, of.new_zeros(batch_size, 4), of.new_zeros(batch_size))
 
     def _pass(
         self,
@@ -176,7 +200,7 @@ class CascadedPrompts(nn.Module):
             logits_3 = logits_2
         mask = logits_2[:, 0] > self.sam.mask_threshold  # (B, 4h, 4w)
         if anomaly_map is not None:
-            mask = self._inside(mask, anomaly_map)
+            mask = mask & inside_frame(mask.shape[-2:], anomaly_map.shape[-2:], mask.device)
         found = mask.flatten(1).any(dim=1)  # (B,)
         box = self._box(mask, anomaly_map)
         if self.passes > 2:
@@ -184,15 +208,6 @@ class CascadedPrompts(nn.Module):
             logits_3 = torch.where(found.view(-1, 1, 1, 1), last, logits_2)
             iou = torch.where(found, last_iou, iou)
         return CascadeOutput(logits_1, logits_2, logits_3, box, iou)
-
-    @staticmethod
-    def _inside(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
-        """Clear the mask where SAM's frame is padding."""
-        side, (height, width) = mask.shape[-1], anomaly_map.shape[-2:]
-        longer = max(height, width)
-        rows = torch.arange(side, device=mask.device) * longer < height * side
-        columns = torch.arange(side, device=mask.device) * longer < width * side
-        return mask & rows.unsqueeze(-1) & columns
 
     def _box(self, mask: torch.Tensor, anomaly_map: torch.Tensor | None) -> torch.Tensor:
         """Bound the mask in pixels of SAM's frame: ``(B, 4)``."""
@@ -210,9 +225,6 @@ class CascadedPrompts(nn.Module):
     @staticmethod
     def _component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
         """Reduce the mask to its most anomalous component, told apart on the feature grid, a quarter of the mask's."""
-        longer = max(anomaly_map.shape[-2:])
-        padded = F.pad(anomaly_map, (0, longer - anomaly_map.shape[-1], 0, longer - anomaly_map.shape[-2]))
         coarse = F.max_pool2d(mask.float().unsqueeze(1), 4).squeeze(1) > 0
-        scores = F.interpolate(padded.unsqueeze(1), coarse.shape[-2:], mode="area").squeeze(1)
-        chosen = most_anomalous_component(coarse, scores)
+        chosen = most_anomalous_component(coarse, map_to_frame(anomaly_map, coarse.shape[-2:]))
         return mask & chosen.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)

@@ -11,10 +11,19 @@ Letters: B images, H W map.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import nn
 
 FUSIONS = ("weighted", "gate", "mask")
+
+
+class FusionArguments(TypedDict, total=False):
+    """What a user may set of the fusion; see :class:`Fusion`, which has the defaults."""
+
+    mode: str
+    weight: float
 
 
 class Fusion(nn.Module):
@@ -39,7 +48,7 @@ class Fusion(nn.Module):
             msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."
             raise ValueError(msg)
         if not 0 <= weight <= 1:
-            msg = f"fusion_weight is {weight}, but it is the mask's share. Choose a number between 0 and 1."
+            msg = f"The fusion's weight is {weight}, but it is the mask's share. Choose a number between 0 and 1."
             raise ValueError(msg)
         self.mode = mode
         self.weight = weight

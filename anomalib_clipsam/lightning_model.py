@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib import LearningType
@@ -36,38 +36,28 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
-from anomalib_clipsam.checkpoints import check_what_is_read
-from anomalib_clipsam.clip import (
-    AprilGanLocalizer,
-    DenseLocalizer,
-    Localizer,
-    PromptEnsemble,
-    WinClipLocalizer,
-    build_adapters,
-)
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.export import ClipSamExport
-from anomalib_clipsam.fusion import Fusion
-from anomalib_clipsam.hashing import hash_tensors
-from anomalib_clipsam.pictures import PictureCheck
-from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.predictions import PredictionStore
-from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.arguments import check_types, group
+from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
+from anomalib_clipsam.compute.hashing import hash_tensors
+from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.deploy import export
+from anomalib_clipsam.fusion import Fusion, FusionArguments
+from anomalib_clipsam.passes.checkpoints import check_what_is_read
+from anomalib_clipsam.passes.kept_predictions import PredictionStore
+from anomalib_clipsam.passes.pictures import PictureCheck
+from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.torch_model import ClipSamModel
-from anomalib_clipsam.weights import (
-    WeightFile,
-    find_sam,
-    get_weights,
-    load_adapters,
-    load_clip,
-    load_sam,
-)
+from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam
+from anomalib_clipsam.weights.table import find_sam, get_weights
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from anomalib.data import Batch
+    from anomalib.data import Batch, InferenceBatch
     from lightning.pytorch import Callback
     from lightning.pytorch.utilities.types import STEP_OUTPUT
 
@@ -75,10 +65,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["ClipSam"]
 
-LOCALIZERS = ("dense", "april_gan", "winclip")
 DEFAULT_CLASS_NAME = "object"
-FILES = ("prompts", "adapters", "clip_weights", "sam_weights")
-"""Arguments that name a file: in Python, a ``Path`` does too."""
 FROZEN = "model."
 """Prefix of the weights, which never change: a checkpoint does without them."""
 CHECKPOINT_KEY = "clip_sam"
@@ -87,7 +74,7 @@ MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions that are worth a warning."""
 
 
-class ClipSam(ClipSamExport, AnomalibModule):
+class ClipSam(AnomalibModule):
     """Zero-shot anomaly detection with CLIP, point prompts and SAM.
 
     Args:
@@ -99,8 +86,6 @@ class ClipSam(ClipSamExport, AnomalibModule):
             ``"dense"``.
         adapters (str | None): APRIL-GAN's adapters: a file, or ``"april_gan_mvtec"`` or ``"april_gan_visa"``, named
             after what they were trained on; goes with ``localizer="april_gan"``. Defaults to ``None``.
-        fusion (str): ``"weighted"``, ``"gate"`` or ``"mask"``, see :class:`anomalib_clipsam.fusion.Fusion`. Defaults to
-            ``"weighted"``.
         refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
         prompts (str | None): YAML file with the user's own states and templates, see
             :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
@@ -115,21 +100,12 @@ class ClipSam(ClipSamExport, AnomalibModule):
         map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
             192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
-        min_score (float): PPG: floor of S_a in the extreme region. Defaults to ``0.4``.
-        region_ratio (float): PPG: share of the image's maximum that S_a must reach there. Defaults to ``0.5``.
-        num_positives (int): PPG: most positive points, k. Defaults to ``3``.
-        num_negatives (int): PPG: most negative points; 0 for none. Defaults to ``6``.
-        spacing (str): PPG: ``"distance"`` or ``"rank"``. Defaults to ``"distance"``.
-        interval (float): PPG: spacing of points in pixels of a 1024 px canvas. Defaults to ``50.0``.
-        kernel_size (int): PPG: side of the dilation kernel in pixels of that canvas. Defaults to ``101``.
-        negatives (str): PPG: ``"least_similar"`` or ``"most_similar"`` ring points become negative. Defaults to
-            ``"least_similar"``.
-        multimask (bool): CPS: three masks in passes 2 and 3, the one with the highest predicted IoU kept. Defaults to
-            ``False``.
-        box (str): CPS: the box of pass 3 bounds the whole ``"mask"`` or its most anomalous ``"component"``. Defaults to
-            ``"mask"``.
-        passes (int): CPS: 3, or fewer for an ablation. Defaults to ``3``.
-        fusion_weight (float): The mask's share of the weighted map. Defaults to ``0.5``.
+        ppg (PpgArguments | None): What to set of the point prompts, such as ``{"min_score": 0.6}``, see
+            :class:`anomalib_clipsam.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
+        cps (CpsArguments | None): What to set of the cascade, such as ``{"multimask": True}``, see
+            :class:`anomalib_clipsam.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
+        fusion (FusionArguments | None): What to set of the fusion, such as ``{"mode": "gate"}``, see
+            :class:`anomalib_clipsam.fusion.Fusion`. Defaults to ``None``, its defaults.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or, on a GPU,
             ``"fp16"``; ``docs/performance.md`` has what it saves and the error it brings. The localizer ``"winclip"``
             stays in float32. Defaults to ``"float32"``.
@@ -158,7 +134,6 @@ class ClipSam(ClipSamExport, AnomalibModule):
         class_name: str | None = None,
         localizer: str = "dense",
         adapters: str | None = None,
-        fusion: str = "weighted",
         refine: bool = True,
         prompts: str | None = None,
         clip_architecture: str | None = None,
@@ -168,18 +143,9 @@ class ClipSam(ClipSamExport, AnomalibModule):
         sam_weights: str | None = None,
         map_size: int | None = None,
         clip_size: int | None = None,
-        min_score: float = 0.4,
-        region_ratio: float = 0.5,
-        num_positives: int = 3,
-        num_negatives: int = 6,
-        spacing: str = "distance",
-        interval: float = 50.0,
-        kernel_size: int = 101,
-        negatives: str = "least_similar",
-        multimask: bool = False,
-        box: str = "mask",
-        passes: int = 3,
-        fusion_weight: float = 0.5,
+        ppg: PpgArguments | None = None,
+        cps: CpsArguments | None = None,
+        fusion: FusionArguments | None = None,
         precision: str = "float32",
         reuse_predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -187,7 +153,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        _check_types(locals())  # first of all, while it holds the arguments as they were given
+        check_types(ClipSam.__init__, locals())  # first of all, while it holds the arguments as they were given
         if class_name is not None and not class_name.strip():
             msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
             raise ValueError(msg)
@@ -199,7 +165,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
         image_size = sam_row.image_size if refine else map_size
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor((image_size, image_size), map_size)
+            pre_processor = self.configure_pre_processor((image_size, image_size))
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -209,47 +175,46 @@ class ClipSam(ClipSamExport, AnomalibModule):
         self.class_name = class_name
         self._restored_class_name: str | None = None
         self._validated = PredictionStore() if reuse_predictions else None
+        # Before any weights are read: these check their arguments.
+        localizer_class = _find_localizer(localizer, adapters)
         ensemble = PromptEnsemble() if prompts is None else PromptEnsemble.from_file(prompts)
-        ppg = PointPromptGenerator(  # with fusion, before any weights are read: they check their arguments
-            frame_size=image_size,
-            min_score=min_score,
-            region_ratio=region_ratio,
-            num_positives=num_positives,
-            num_negatives=num_negatives,
-            spacing=spacing,
-            interval=interval,
-            kernel_size=kernel_size,
-            negatives=negatives,
-        )
-        fuse = Fusion(fusion, fusion_weight)
+        generator = PointPromptGenerator(frame_size=image_size, **group(ppg, PpgArguments, "ppg"))
+        fuse = Fusion(**group(fusion, FusionArguments, "fusion"))
+        cascade = partial(CascadedPrompts, **group(cps, CpsArguments, "cps"))
         clip_row = replace(
             pair.clip,
             architecture=clip_architecture or pair.clip.architecture,
             quick_gelu=pair.clip.quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
         )
-        self._weight_names = {
-            "localizer": _name_localizer(localizer, adapters, clip_weights or clip_row.name),
-            "sam": sam_weights or sam_row.name,
-        }
         if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
             msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
             raise ValueError(msg)
+        clip_name = clip_weights or clip_row.name
+        self._weight_names = {
+            "localizer": localizer_class.own_weights or (f"{clip_name} with {adapters}" if adapters else clip_name),
+            "sam": sam_weights or sam_row.name,
+        }
         self.model = ClipSamModel(
-            _build_localizer(
-                localizer,
+            localizer_class.build(
                 ensemble,
-                adapters,
-                clip_row,
-                clip_weights,
                 pair.clip.image_size if clip_size is None else clip_size,
+                clip=partial(load_clip, clip_row, clip_weights),
+                adapters=partial(load_adapters, adapters),
             ),
             map_size,
-            ppg=ppg if refine else None,
-            cps=CascadedPrompts(load_sam(sam_row, sam_weights), multimask, box, passes) if refine else None,
+            ppg=generator if refine else None,
+            cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
             class_name=class_name or DEFAULT_CLASS_NAME,
             precision=precision,
         )
+
+    # What is exported and how stands in a room of its own.
+    export_metadata = export.export_metadata
+    to_torch = export.to_torch
+    to_onnx = export.to_onnx
+    to_openvino = export.to_openvino
+    to_parts = export.to_parts
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add to anomalib's callbacks the one that leaves out pictures that cannot be read.
@@ -270,6 +235,9 @@ class ClipSam(ClipSamExport, AnomalibModule):
         del stage
         if self._trainer is not None:
             check_what_is_read(self._trainer)
+        self._choose_class_name()
+
+    def _choose_class_name(self) -> None:
         category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
         choices = (
             (self.class_name, "argument"),
@@ -290,13 +258,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         """Say how many images SAM was asked about."""
         self._log_share()
 
-    def on_test_end(self) -> None:
-        """Say how many images SAM was asked about."""
-        self._log_share()
-
-    def on_predict_end(self) -> None:
-        """Say how many images SAM was asked about."""
-        self._log_share()
+    on_test_end = on_predict_end = on_validation_end
 
     def on_predict_batch_end(self, outputs: Batch, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Warn, once, where the predictions that Lightning keeps for its caller will need much memory.
@@ -347,7 +309,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         predictions = self.model(batch.image)
         if self._validated is not None:
             self._validated.put(self._keys(batch), predictions)
-        return batch.update(**predictions._asdict())
+        return _answer(batch, predictions)
 
     def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch, or take over what the validation pass predicted for the same images.
@@ -364,8 +326,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         known = None
         if self._validated is not None and self._validated.kept:
             known = self._validated.get(self._keys(batch), batch.image.device)
-        predictions = self.model(batch.image) if known is None else known
-        return batch.update(**predictions._asdict())
+        return _answer(batch, self.model(batch.image) if known is None else known)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
         """What determines the predictions for a batch."""
@@ -450,7 +411,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
             localizer.restore_text(saved["class_name"], saved["text"])
-        self.setup("restore")
+        self._choose_class_name()
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -463,19 +424,14 @@ class ClipSam(ClipSamExport, AnomalibModule):
         return LearningType.ZERO_SHOT
 
     @classmethod
-    def configure_pre_processor(
-        cls,
-        image_size: tuple[int, int] | None = None,
-        map_size: int | None = None,
-    ) -> PreProcessor:
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Configure the default pre-processor.
 
         Args:
             image_size (tuple[int, int] | None): Size of the square that the model takes. Defaults to 1024, SAM's own.
-            map_size (int | None): Side of maps and masks. Defaults to 518, or the image's if that is smaller.
 
         Returns:
-            PreProcessor: It resizes images and masks; the model normalises, for CLIP and SAM each their own way.
+            PreProcessor: It resizes images; the model normalises, for CLIP and SAM each their own way.
 
         Raises:
             ValueError: If the image size is not square.
@@ -484,7 +440,7 @@ class ClipSam(ClipSamExport, AnomalibModule):
         if height != width:
             msg = f"image_size is {image_size}, but SAM's input frame is square. Give twice the same number."
             raise ValueError(msg)
-        return ClipSamPreProcessor(height, map_size or min(518, height))
+        return ClipSamPreProcessor(height)
 
     @staticmethod
     def configure_post_processor() -> PostProcessor:
@@ -496,43 +452,24 @@ class ClipSam(ClipSamExport, AnomalibModule):
         return ClipSamPostProcessor()
 
 
-def _name_localizer(name: str, adapters: str | None, clip: str) -> str:
-    """Name a localizer's weights."""
-    if name == "winclip":
-        return "anomalib's WinClipModel"
-    return clip if adapters is None else f"{clip} with {adapters}"
+def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
+    """Put predictions into a batch, and bring true masks to the maps' size, whatever pre-processor was before.
+
+    A pixel metric at SAM's 1024 px costs half a minute and gigabytes per 100 images; maps are smaller.
+    """
+    size = list(predictions.anomaly_map.shape[-2:])
+    if batch.gt_mask is not None and list(batch.gt_mask.shape[-2:]) != size:
+        mask = batch.gt_mask.unsqueeze(1)  # (B, 1, height, width)
+        batch.gt_mask = resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT).squeeze(1)
+    return batch.update(**predictions._asdict())
 
 
-def _check_types(arguments: dict[str, Any]) -> None:
-    """Refuse arguments of another type than the constructor's annotations say."""
-    for name, hint in get_type_hints(ClipSam.__init__).items():
-        types, value = get_args(hint) or (hint,), arguments.get(name)
-        allowed = (*types, *([int] if float in types else []), *([Path] if name in FILES else []))
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):
-            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
-            msg = f"{name} is {value!r}, but must be of the type {names}. Give such a value, or leave {name} out."
-            raise TypeError(msg)
-
-
-def _build_localizer(
-    name: str,
-    ensemble: PromptEnsemble,
-    adapters: str | None,
-    clip_row: WeightFile,
-    clip_weights: str | None,
-    clip_size: int,
-) -> Localizer:
-    """Build the localizer of that name."""
+def _find_localizer(name: str, adapters: str | None) -> type[Localizer]:
+    """Look a localizer up, and see whether it goes with the adapters."""
     if name not in LOCALIZERS:
         msg = f"Unknown localizer '{name}'. Choose one of {', '.join(LOCALIZERS)}."
         raise ValueError(msg)
-    if (name == "april_gan") != (adapters is not None):
+    if LOCALIZERS[name].needs_adapters != (adapters is not None):
         msg = "Adapter weights and localizer='april_gan' go together. Give both `localizer` and `adapters`, or neither."
         raise ValueError(msg)
-    if name == "winclip":
-        return WinClipLocalizer(ensemble)
-    clip = load_clip(clip_row, clip_weights)
-    if name == "dense":
-        return DenseLocalizer(clip, ensemble, clip_size)
-    layers = build_adapters(load_adapters(str(adapters)), clip.visual.conv1.out_channels, clip.text_projection.shape[1])
-    return AprilGanLocalizer(clip, ensemble, clip_size, layers)
+    return LOCALIZERS[name]

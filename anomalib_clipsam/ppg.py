@@ -22,17 +22,20 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_clipsam.frame import frame_to_map, pixels_to_points
 
 CANVAS = 1024
 SPACINGS = ("distance", "rank")
 NEGATIVES = ("least_similar", "most_similar")
 EQUAL = 1e-5
 """Scores that differ by less count as equal, and the first in reading order is picked. An upsampled coarse grid has
-plateaus, half a cell wide at the borders, and each runtime rounds them otherwise. [ours]"""
+plateaus, half a cell wide at the borders, and every runtime rounds them differently. [ours]"""
 NOWHERE = -1e4
 """Score where no point may lie, below all others. Finite, as not every runtime's maximum keeps negative infinity."""
 
@@ -44,17 +47,16 @@ class PointPrompts:
     Args:
         coords (torch.Tensor): ``(B, K, 2)``, x then y, in pixels of SAM's input frame; zero where the label is -1.
         labels (torch.Tensor): ``(B, K)``: 1 positive, 0 negative, -1 not a point.
-        ring (torch.Tensor | None): N_a, the ring around the extreme region, ``(B, H, W)`` bool.
-        similarity (torch.Tensor | None): Cosine similarity of SAM's features to the positives', ``(B, H, W)`` in [-1,
-            1].
-        peak (torch.Tensor | None): The highest S_a at the positives, ``(B,)``; 0 where there is none.
+        ring (torch.Tensor): N_a, the ring around the extreme region, ``(B, H, W)`` bool.
+        similarity (torch.Tensor): Cosine similarity of SAM's features to the positives', ``(B, H, W)`` in [-1, 1].
+        peak (torch.Tensor): The highest S_a at the positives, ``(B,)``; 0 where there is none.
     """
 
     coords: torch.Tensor
     labels: torch.Tensor
-    ring: torch.Tensor | None = None
-    similarity: torch.Tensor | None = None
-    peak: torch.Tensor | None = None
+    ring: torch.Tensor
+    similarity: torch.Tensor
+    peak: torch.Tensor
 
 
 def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distance: float) -> torch.Tensor:
@@ -100,6 +102,19 @@ def pick_ranked(scores: torch.Tensor, allowed: torch.Tensor, count: int, interva
     best, index = ranked.topk(length, dim=1)
     picked = torch.where(best > NOWHERE, index, -1)[:, ::interval][:, :count]
     return F.pad(picked, (0, count - picked.shape[1]), value=-1)
+
+
+class PpgArguments(TypedDict, total=False):
+    """What a user may set of PPG; see :class:`PointPromptGenerator`, which has the defaults."""
+
+    min_score: float
+    region_ratio: float
+    num_positives: int
+    num_negatives: int
+    spacing: str
+    interval: float
+    kernel_size: int
+    negatives: str
 
 
 class PointPromptGenerator(nn.Module):
@@ -221,11 +236,23 @@ class PointPromptGenerator(nn.Module):
             return pick_spaced(scores, allowed, count, self.interval * scale)
         return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
 
-    def _coords(self, index: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Turn flat map indices ``(B, k)`` into points ``(B, k, 2)`` in SAM's frame, centre to centre."""
-        scale = self.frame_size / max(size)
-        xy = torch.stack([index % size[1], index // size[1]], dim=-1)
-        return torch.where(index.unsqueeze(-1) >= 0, (xy + 0.5) * scale - 0.5, 0.0)
+    def blank(self, anomaly_map: torch.Tensor) -> PointPrompts:
+        """Give the prompts of images that SAM is not asked about: no point, no ring.
+
+        Args:
+            anomaly_map (torch.Tensor): S_a, ``(B, H, W)``.
+
+        Returns:
+            PointPrompts: For all of these images.
+        """
+        batch, points = len(anomaly_map), self.num_positives + self.num_negatives
+        return PointPrompts(
+            coords=anomaly_map.new_zeros(batch, points, 2),
+            labels=anomaly_map.new_full((batch, points), -1, dtype=torch.long),
+            ring=torch.zeros_like(anomaly_map, dtype=torch.bool),
+            similarity=torch.zeros_like(anomaly_map),
+            peak=anomaly_map.new_zeros(batch),
+        )
 
     def forward(self, anomaly_map: torch.Tensor, features: torch.Tensor) -> PointPrompts:
         """Generate the points.
@@ -244,19 +271,16 @@ class PointPromptGenerator(nn.Module):
 
         positives = self._pick(anomaly_map, region, self.num_positives)  # (B, k)
         positive_labels = torch.where(positives >= 0, 1, -1)
-        positive_coords = self._coords(positives, size)
+        positive_coords = pixels_to_points(positives, size, self.frame_size)
         scores = anomaly_map.flatten(1).gather(1, positives.clamp(min=0))
         peak = torch.where(positives >= 0, scores, 0.0).amax(dim=1)
 
-        similarity = self.similarity(features, positive_coords, positive_labels)
-        longer = max(size)
-        similarity = F.interpolate(similarity.unsqueeze(1), (longer, longer), mode="bilinear", align_corners=False)
-        similarity = similarity[:, 0, : size[0], : size[1]]  # (B, H, W)
+        similarity = frame_to_map(self.similarity(features, positive_coords, positive_labels), size)  # (B, H, W)
 
         wanted = -similarity if self.negatives == "least_similar" else similarity
         negatives = self._pick(wanted, ring, self.num_negatives)  # (B, n)
         return PointPrompts(
-            coords=torch.cat([positive_coords, self._coords(negatives, size)], dim=1),
+            coords=torch.cat([positive_coords, pixels_to_points(negatives, size, self.frame_size)], dim=1),
             labels=torch.cat([positive_labels, torch.where(negatives >= 0, 0, -1)], dim=1),
             ring=ring,
             similarity=similarity,

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""ClipSam's PyTorch model: the way of an image from CLIP's map over point prompts to SAM's mask.
+"""ClipSam's PyTorch model: an image's path from CLIP's map through point prompts to SAM's mask.
 
-Letters: B images, H W map, S side of SAM's input frame, h w feature grid, C channels, K points.
+Letters: B images, A of them that SAM is shown, H W map, S side of SAM's frame, h w feature grid, C channels.
 
 Reference:
     Hou et al., "Enhancing Zero-Shot Anomaly Detection: CLIP-SAM Collaboration with Cascaded Prompts",
@@ -13,17 +13,16 @@ Reference:
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.compute.precision import PRECISIONS, check_precision, encoders_in, full_precision
+from anomalib_clipsam.frame import frame_to_map, resize_image, scaled_size
 from anomalib_clipsam.fusion import Fusion, image_score
-from anomalib_clipsam.pictures import check_images
-from anomalib_clipsam.ppg import PointPrompts
-from anomalib_clipsam.precision import PRECISIONS, check_precision, encoders_in, full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from anomalib_clipsam.clip import Localizer
-    from anomalib_clipsam.cps import CascadedPrompts
-    from anomalib_clipsam.ppg import PointPromptGenerator
+    from anomalib_clipsam.cps import CascadedPrompts, CascadeOutput
+    from anomalib_clipsam.ppg import PointPromptGenerator, PointPrompts
 
-EMPTY_LOGIT = -32.0
-"""Mask logit of an image that SAM was not asked about; SAM's own logits are clamped to 32 where it iterates."""
+Answers = TypeVar("Answers")
 
 
 @dataclass(frozen=True)
@@ -44,49 +42,21 @@ class ClipSamStages:
 
     Args:
         anomaly_map (torch.Tensor): S_a, CLIP's map, ``(B, H, W)`` in [0, 1].
-        region (torch.Tensor | None): M_apa, the extremely anomalous region, ``(B, H, W)`` bool.
-        ring (torch.Tensor | None): N_a, the ring around it, ``(B, H, W)`` bool.
-        similarity (torch.Tensor | None): Cosine similarity of SAM's features to those at the positives, ``(B, H, W)``.
-        prompts (PointPrompts | None): Points ``(B, K, 2)`` and labels ``(B, K)`` in SAM's input frame.
-        logits_1 (torch.Tensor | None): L_1, ``(B, 1, 4h, 4w)``.
-        logits_2 (torch.Tensor | None): L_2, ``(B, 1, 4h, 4w)``.
-        box (torch.Tensor | None): Box of the third pass, ``(B, 4)``, x0, y0, x1, y1 in SAM's input frame.
-        logits_3 (torch.Tensor | None): L_3, ``(B, 1, 4h, 4w)``.
-        iou (torch.Tensor | None): IoU that SAM predicts for its final mask, ``(B,)``.
-        mask (torch.Tensor | None): M_3 = L_3 > 0 at the map's size, ``(B, H, W)`` bool.
-        fused_map (torch.Tensor): Final map, ``(B, H, W)`` in [0, 1].
         score (torch.Tensor): Image score, ``(B,)`` in [0, 1].
+        fused_map (torch.Tensor): Final map, ``(B, H, W)`` in [0, 1].
+        mask (torch.Tensor | None): M_3 = L_3 > 0 at the map's size, ``(B, H, W)`` bool. Defaults to ``None``.
+        region (torch.Tensor | None): M_apa, the extremely anomalous region, ``(B, H, W)`` bool. Defaults to ``None``.
+        prompts (PointPrompts | None): What PPG made of map and features. Defaults to ``None``.
+        cascade (CascadeOutput | None): What CPS gave. Defaults to ``None``.
     """
 
     anomaly_map: torch.Tensor
-    region: torch.Tensor | None
-    ring: torch.Tensor | None
-    similarity: torch.Tensor | None
-    prompts: PointPrompts | None
-    logits_1: torch.Tensor | None
-    logits_2: torch.Tensor | None
-    box: torch.Tensor | None
-    logits_3: torch.Tensor | None
-    iou: torch.Tensor | None
-    mask: torch.Tensor | None
-    fused_map: torch.Tensor
     score: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """What SAM says about the images it was shown; see :class:`ClipSamStages` for the members."""
-
-    coords: torch.Tensor
-    labels: torch.Tensor
-    ring: torch.Tensor
-    similarity: torch.Tensor
-    peak: torch.Tensor
-    logits_1: torch.Tensor
-    logits_2: torch.Tensor
-    box: torch.Tensor
-    logits_3: torch.Tensor
-    iou: torch.Tensor
+    fused_map: torch.Tensor
+    mask: torch.Tensor | None = None
+    region: torch.Tensor | None = None
+    prompts: PointPrompts | None = None
+    cascade: CascadeOutput | None = None
 
 
 class ClipSamModel(nn.Module):
@@ -196,13 +166,14 @@ class ClipSamModel(nn.Module):
         check_images(image)
         check_precision(self.precision, image.device)
         image = image.clamp(0, 1)
-        # CLIP map
         anomaly_map, score = self.localize(image)
+        if self.sam is None:
+            return ClipSamStages(anomaly_map, score, fused_map=anomaly_map)
         return self.refine(image, anomaly_map, score)
 
     @torch.no_grad()
     def refine(self, image: torch.Tensor, anomaly_map: torch.Tensor, score: torch.Tensor) -> ClipSamStages:
-        """Ask SAM about images of which CLIP's answer is known.
+        """Let SAM refine maps of CLIP's: the second half of :meth:`stages`.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
@@ -210,43 +181,25 @@ class ClipSamModel(nn.Module):
             score (torch.Tensor): Image score, ``(B,)``.
 
         Returns:
-            ClipSamStages: All results; see :meth:`stages`.
+            ClipSamStages: All results.
         """
-        if self.sam is None:
-            return ClipSamStages(anomaly_map, *[None] * 10, fused_map=anomaly_map, score=score)
-
-        # SAM features, PPG and CPS, for the images that have an extreme region
-        region = self.ppg.extreme_region(anomaly_map)
+        region = self.ppg.extreme_region(anomaly_map)  # (B, H, W)
         asked = region.flatten(1).any(dim=1)  # (B,)
-        if torch.compiler.is_compiling():
-            # Static shapes: all are shown to SAM, and its answer is dropped where it was not asked.
-            refinement = self._blank_where(~asked, self._refine(image, anomaly_map))
-        else:
-            refinement = self._refine_some(asked, image, anomaly_map)
-
-        # fusion
-        logits = logits_to_map(refinement.logits_3, (anomaly_map.shape[-2], anomaly_map.shape[-1]))
-        prompts = PointPrompts(
-            refinement.coords, refinement.labels, refinement.ring, refinement.similarity, refinement.peak
-        )
-        return ClipSamStages(
-            anomaly_map=anomaly_map,
-            region=region,
-            ring=refinement.ring,
-            similarity=refinement.similarity,
-            prompts=prompts,
-            logits_1=refinement.logits_1,
-            logits_2=refinement.logits_2,
-            box=refinement.box,
-            logits_3=refinement.logits_3,
-            iou=refinement.iou,
-            mask=logits > 0,
-            fused_map=self.fusion(anomaly_map, logits, refinement.peak).clamp(0, 1),
-            score=score,
-        )
+        prompts, cascade = self.ppg.blank(anomaly_map), self.cps.blank(len(image))
+        shown = self._shown(asked)
+        if shown is not None:
+            features = self.encode(image[shown])  # (A, C, h, w)
+            with full_precision(image.device.type):
+                some_prompts = self.ppg(anomaly_map[shown], features)
+                some_cascade = self.cps(features, some_prompts, anomaly_map[shown])
+            prompts, cascade = _put(prompts, shown, some_prompts), _put(cascade, shown, some_cascade)
+        logits = frame_to_map(cascade.logits_3.squeeze(1), tuple(anomaly_map.shape[-2:]))  # (B, H, W)
+        fused_map = self.fusion(anomaly_map, logits, prompts.peak).clamp(0, 1)
+        mask = (logits > 0) & asked.view(-1, 1, 1)
+        return ClipSamStages(anomaly_map, score, fused_map, mask, region, prompts, cascade)
 
     def localize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ask CLIP alone.
+        """Ask CLIP where a part looks damaged, and whether it does.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
@@ -255,11 +208,11 @@ class ClipSamModel(nn.Module):
             tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1] and never NaN.
         """
         self.localizer.set_class_name(self.class_name)
-        shown = _resize(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur CLIP's view
+        shown = resize_image(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur the view
         with encoders_in(self.precision, image.device.type):
             anomaly_map, global_score = self.localizer(shown)
         anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
-        size = _scaled(image.shape[-2:], self.map_size)
+        size = scaled_size(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
         return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
@@ -273,98 +226,58 @@ class ClipSamModel(nn.Module):
         Returns:
             torch.Tensor: SAM's features of its whole input frame, ``(B, C, h, w)``.
         """
-        frame = self.sam.preprocess(_resize(image, self.sam.image_encoder.img_size) * 255)  # (B, 3, S, S)
+        frame = self.sam.preprocess(resize_image(image, self.sam.image_encoder.img_size) * 255)  # (B, 3, S, S)
         with encoders_in(self.precision, image.device.type):
             return self.sam.image_encoder(frame).float()
 
-    def _refine(self, image: torch.Tensor, anomaly_map: torch.Tensor) -> Refinement:
-        """Show images to SAM: features, point prompts, three passes."""
-        features = self.encode(image)  # (B, C, h, w)
-        with full_precision(image.device.type):
-            prompts = self.ppg(anomaly_map, features)
-            output = self.cps(features, prompts, anomaly_map)
-        return Refinement(
-            prompts.coords,
-            prompts.labels,
-            prompts.ring,
-            prompts.similarity,
-            prompts.peak,
-            output.logits_1,
-            output.logits_2,
-            output.box,
-            output.logits_3,
-            output.iou,
-        )
+    def _shown(self, asked: torch.Tensor) -> torch.Tensor | slice | None:
+        """Choose the images that SAM is shown, of ``(B,)`` bool, and count them; ``None`` if there are none.
 
-    def _refine_some(self, asked: torch.Tensor, image: torch.Tensor, anomaly_map: torch.Tensor) -> Refinement:
-        """Show SAM only the images that are asked about, ``(B,)`` bool, and leave the others blank."""
+        A graph that is being exported has static shapes: it shows SAM all images.
+        """
+        if torch.compiler.is_compiling():
+            return slice(None)
+        number = int(asked.sum())
         self.images_seen += len(asked)
-        self.images_refined += int(asked.sum())
-        if asked.all():
-            return self._refine(image, anomaly_map)
-        blank = self._blank(anomaly_map)
-        if not asked.any():
-            return blank
-        some = self._refine(image[asked], anomaly_map[asked])
-        merged = {}
-        for name in (f.name for f in fields(Refinement)):
-            merged[name] = getattr(blank, name).clone()
-            merged[name][asked] = getattr(some, name)
-        return Refinement(**merged)
-
-    def _blank(self, anomaly_map: torch.Tensor) -> Refinement:
-        """What is said about images that SAM was not asked about: no point, no box, an empty mask."""
-        batch, side = anomaly_map.shape[0], self.sam.prompt_encoder.mask_input_size[0]
-        points = self.ppg.num_positives + self.ppg.num_negatives
-        logits = anomaly_map.new_full((batch, 1, side, side), EMPTY_LOGIT)
-        zeros = anomaly_map.new_zeros(batch)
-        return Refinement(
-            coords=anomaly_map.new_zeros(batch, points, 2),
-            labels=anomaly_map.new_full((batch, points), -1, dtype=torch.long),
-            ring=torch.zeros_like(anomaly_map, dtype=torch.bool),
-            similarity=torch.zeros_like(anomaly_map),
-            peak=zeros,
-            logits_1=logits,
-            logits_2=logits,
-            box=anomaly_map.new_zeros(batch, 4),
-            logits_3=logits,
-            iou=zeros,
-        )
-
-    def _blank_where(self, blank: torch.Tensor, refinement: Refinement) -> Refinement:
-        """Blank the answers about some images, ``(B,)`` bool."""
-        empty = self._blank(refinement.similarity)
-        merged = {}
-        for name in (f.name for f in fields(Refinement)):
-            given = getattr(refinement, name)
-            merged[name] = torch.where(blank.view(-1, *[1] * (given.ndim - 1)), getattr(empty, name), given)
-        return Refinement(**merged)
+        self.images_refined += number
+        if number == len(asked):
+            return slice(None)
+        return asked if number else None
 
 
-def _scaled(size: torch.Size, longer_side: int) -> tuple[int, int]:
-    """Scale a size ``(height, width)`` to a longer side."""
-    longer = max(size)
-    return tuple(max(1, round(side * longer_side / longer)) for side in size)
-
-
-def _resize(image: torch.Tensor, longer_side: int) -> torch.Tensor:
-    """Resize ``(B, 3, height, width)`` in [0, 1] to a longer side, bicubic with antialiasing, within [0, 1]."""
-    size = _scaled(image.shape[-2:], longer_side)
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-
-
-def logits_to_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bring mask logits of SAM's frame to a map's size, without the frame's padding.
+def check_images(images: torch.Tensor) -> None:
+    """Raise unless these are images as a model takes them. Nothing is checked in a graph that is being exported.
 
     Args:
-        logits (torch.Tensor): ``(B, 1, 4h, 4w)``, of the whole square frame.
-        size (tuple[int, int]): Height and width of the map, whose longer side spans the frame.
+        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
-    Returns:
-        torch.Tensor: Logits ``(B, H, W)``.
+    Raises:
+        TypeError: If they are no tensor of floats.
+        ValueError: If the shape is another, or a value is NaN or infinite.
     """
-    longer = max(size)
-    logits = F.interpolate(logits, (longer, longer), mode="bilinear", align_corners=False)
-    return logits[:, 0, : size[0], : size[1]]
+    if torch.compiler.is_compiling():
+        return
+    expected = "Give floats in [0, 1] of shape (B, 3, height, width)"
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        msg = f"The images are {kind}. {expected}, such as `images / 255` of 8-bit values."
+        raise TypeError(msg)
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
+        raise ValueError(msg)
+    finite = images.isfinite().flatten(1).all(dim=1)  # (B,)
+    if not finite.all():
+        wrong = (~finite).nonzero().flatten().tolist()
+        msg = f"Of the batch's images, those at {wrong} hold NaN or infinite values. {expected}."
+        raise ValueError(msg)
+
+
+def _put(blank: Answers, shown: torch.Tensor | slice, answers: Answers) -> Answers:
+    """Put SAM's answers about the images that it was shown among blank ones about all."""
+    if isinstance(shown, slice):
+        return answers
+    merged = {}
+    for name in (f.name for f in fields(blank)):
+        merged[name] = getattr(blank, name).clone()
+        merged[name][shown] = getattr(answers, name)
+    return type(blank)(**merged)

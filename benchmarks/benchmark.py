@@ -103,7 +103,7 @@ def lean_encoder(architecture: str) -> Run:
 
 def lean_encoder_bf16(architecture: str) -> Run:
     """The same in bf16, as by ``precision``."""
-    from anomalib_clipsam.precision import encoders_in
+    from anomalib_clipsam.compute.precision import encoders_in
 
     run = lean_encoder(architecture)
 
@@ -116,7 +116,7 @@ def lean_encoder_bf16(architecture: str) -> Run:
 
 def lean_encoder_plain_linear(architecture: str) -> Run:
     """The same with torch's own linear layers."""
-    from anomalib_clipsam.linear import OneDnnLinear
+    from anomalib_clipsam.compute.linear import OneDnnLinear
     from anomalib_clipsam.sam import build_sam
 
     encoder, image = build_sam(architecture).image_encoder, picture()
@@ -200,7 +200,7 @@ def localizer_alone(architecture: str) -> Run:
 
 def prompts_and_decoder(architecture: str) -> Run:
     """What follows the two encoders: PPG, three passes of the decoder, fusion."""
-    from anomalib_clipsam.torch_model import logits_to_map
+    from anomalib_clipsam.frame import frame_to_map
 
     model, anomaly_map = build_clip_sam(architecture), torch.rand(1, 518, 518)
     model.localizer = model.sam.image_encoder.blocks = None  # only the encoders' results are needed
@@ -209,7 +209,7 @@ def prompts_and_decoder(architecture: str) -> Run:
     def run() -> object:
         prompts = model.ppg(anomaly_map, features)
         output = model.cps(features, prompts, anomaly_map)
-        return model.fusion(anomaly_map, logits_to_map(output.logits_3, (518, 518)), prompts.peak)
+        return model.fusion(anomaly_map, frame_to_map(output.logits_3.squeeze(1), (518, 518)), prompts.peak)
 
     return run
 
@@ -262,10 +262,10 @@ def patchcore(architecture: str) -> Run:
 def build_pipeline(architecture: str) -> torch.nn.Module:
     """The Lightning module of the whole model: what is exported, with the resize before and the thresholds after it."""
     from anomalib_clipsam import ClipSam
-    from anomalib_clipsam.processing import ClipSamPreProcessor
+    from anomalib_clipsam.passes.processing import ClipSamPreProcessor
 
     module = ClipSam(weights="demo", class_name="object").eval()
-    module.model, module.pre_processor = build_clip_sam(architecture), ClipSamPreProcessor(1024, 518)
+    module.model, module.pre_processor = build_clip_sam(architecture), ClipSamPreProcessor(1024)
     return module
 
 

@@ -54,9 +54,7 @@ with tempfile.TemporaryDirectory() as scratch:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        answers = [
-            dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": image.numpy()}), strict=True)) for image in images
-        ]
+        answers = [dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": image.numpy()}), strict=True)) for image in images]
     else:
         import openvino
 

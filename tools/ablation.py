@@ -32,9 +32,9 @@ from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.demo.datamodule import DrawnParts
 from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
+from anomalib_clipsam.frame import frame_to_map
 from anomalib_clipsam.fusion import Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.torch_model import logits_to_map
 
 OPTIONS = {
     "min_score": (0.3, 0.4, 0.5, 0.6),
@@ -80,6 +80,13 @@ class Encoded:
     label: np.ndarray
 
 
+def defaults_of(model: ClipSam) -> dict:
+    """Read off what PPG, CPS and the fusion are set to, by the names of :data:`START`."""
+    ppg, cps, fusion = model.model.ppg, model.model.cps, model.model.fusion
+    values = {**vars(ppg), **vars(cps), "fusion": fusion.mode, "fusion_weight": fusion.weight}
+    return {name: values[name] for name in START}
+
+
 @torch.no_grad()
 def encode(model: ClipSam, images: list[np.ndarray], masks: list[np.ndarray], class_name: str) -> Encoded:
     """Run CLIP and SAM's encoder on RGB images ``(height, width, 3)`` of any size, as the model does."""
@@ -107,7 +114,7 @@ def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Te
     logits, peaks = [], []
     for anomaly_map, features in zip(encoded.anomaly_map.split(16), encoded.features.split(16), strict=True):
         prompts = ppg(anomaly_map, features)
-        logits.append(logits_to_map(cps(features, prompts, anomaly_map).logits_3, size))
+        logits.append(frame_to_map(cps(features, prompts, anomaly_map).logits_3.squeeze(1), size))
         peaks.append(prompts.peak)
     return torch.cat(logits), torch.cat(peaks)
 
@@ -191,7 +198,7 @@ def choose(model: ClipSam, per_category: int) -> None:
 def gate(model: ClipSam, per_category: int) -> None:
     """Print how many parts SAM skips by the floor ``min_score``, and what that costs."""
     sets = draw_training_sets(model, per_category)
-    defaults = {name: model.hparams[name] for name in START}
+    defaults = defaults_of(model)
     label = np.concatenate([encoded.label for encoded in sets])
     print("| `min_score` | good parts skipped | defective parts skipped | F1-max | AP |\n|---|---|---|---|---|")
     for floor in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
@@ -207,7 +214,7 @@ def gate(model: ClipSam, per_category: int) -> None:
 
 def compare_precisions(model: ClipSam, per_category: int) -> None:
     """Print how far the answers in bf16 are from those in float32."""
-    defaults = {name: model.hparams[name] for name in START}
+    defaults = defaults_of(model)
     sets, maps, figures = {}, {}, {}
     for precision in ("float32", "bf16"):
         model.model.precision = precision
@@ -253,7 +260,7 @@ def read_drawn(category: str, root: Path) -> tuple[list[np.ndarray], list[np.nda
 
 def report(model: ClipSam, root: Path, tiles: Path | None) -> None:
     """Print the final defaults, and the method with parts left out, on what was never trained on."""
-    defaults = {name: model.hparams[name] for name in START}
+    defaults = defaults_of(model)
     variants = {
         "whole (the defaults)": {},
         "without PPG's negatives": {"num_negatives": 0},

@@ -3,8 +3,8 @@
 
 """Photographs with drawn-in defects: pairs of the same picture with and without, and an exact mask.
 
-Letters: S side of a picture in pixels (256). Pictures are ``(S, S, 3)``, float32 RGB in [0, 1] while drawn, uint8 in the
-end. Masks are ``(S, S)`` bool; ``host`` is where defects belong: a thing's own pixels, or the whole picture.
+Letters: S side of a picture in pixels (256). Pictures are ``(S, S, 3)``, float32 RGB in [0, 1] while drawn and uint8 in
+the end. Masks are ``(S, S)`` bool; ``host`` is where defects belong: a thing's own pixels, or the whole picture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ HELD_OUT_OBJECTS = 8
 SOURCES = {"material": 0.25, "object": 0.14, "groceries": 0.04, "steel": 0.04, "shapes": 0.17, "paper": 0.06}
 """Share of each source among the pairs; the rest are drawn parts."""
 
-DRAWN_DEFECTS = (*("scratch", "crack", "hole", "stain", "dent", "chip", "contamination"), "discoloration", "glue", "cut")
+DRAWN_DEFECTS = (
+    *("scratch", "crack", "hole", "stain", "dent", "chip", "contamination"),
+    "discoloration",
+    "glue",
+    "cut",
+)
 """Defects of :mod:`anomalib_clipsam.demo.defects` that can befall any picture; ``distortion`` needs a pattern."""
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -63,9 +68,7 @@ class Photographs:
             for path in listed("materials/*")
             if (path.name.rpartition("_")[0] in HELD_OUT_MATERIALS) == self.validation
         ]
-        objects = [
-            path for i, path in enumerate(listed("objects/*")) if (i % HELD_OUT_OBJECTS == 0) == self.validation
-        ]
+        objects = [path for i, path in enumerate(listed("objects/*")) if (i % HELD_OUT_OBJECTS == 0) == self.validation]
         papers = [path for path in listed("paper/*") if (path.name in HELD_OUT_PAPERS) == self.validation]
         self.files = {
             "material": materials,
@@ -322,9 +325,7 @@ def _thin_line(rng: np.random.Generator, image: np.ndarray, host: np.ndarray) ->
     return image + rgb(alpha) * (tone - image), mask
 
 
-def _pits(
-    rng: np.random.Generator, image: np.ndarray, host: np.ndarray, light: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _pits(rng: np.random.Generator, image: np.ndarray, host: np.ndarray, light: float) -> tuple[np.ndarray, np.ndarray]:
     """Draw one or more dark pits, round or drawn out, some with a lit wall."""
     place = _spot(rng, host)
     alpha = np.zeros((SIZE, SIZE), np.float32)

@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
-from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD
+from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD
 from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
 from anomalib_clipsam.demo.scenes import draw_scene
 

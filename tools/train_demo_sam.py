@@ -41,7 +41,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble, build_clip
-from anomalib_clipsam.clip.localizer import CLIP_MEAN, CLIP_STD
+from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD
 from anomalib_clipsam.demo.scenes import draw_scene
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.sam.build import build_sam

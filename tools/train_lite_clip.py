@@ -30,8 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from anomalib_clipsam.clip import PromptEnsemble
 from anomalib_clipsam.clip.build import build_clip
-from anomalib_clipsam.clip.localizers.pyramid import FeaturePyramid, PyramidLocalizer
-from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES
+from anomalib_clipsam.clip.localizers import FeaturePyramid, PyramidLocalizer
 
 IMAGE_SIZE, PAIRS = 256, 8
 NAMES = ("object", "part", "product", "item", "surface", "component", "tile", "sample", "thing", "workpiece")
@@ -67,7 +66,7 @@ class PairBatches(Dataset):
             good, bad, mask = draw_pair(rng, self.photographs)
             seed = rng.integers(2**63)
             for picture, truth in ((bad, mask), (good, np.zeros_like(mask))):
-                image, truth = augment(picture, truth, np.random.default_rng(seed))  # noqa: PLW2901
+                image, truth = augment(picture, truth, np.random.default_rng(seed))
                 images.append(image)
                 masks.append(truth)
         return {
@@ -166,8 +165,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     clip = build_clip("lite", quick_gelu=False)
-    text_tower = {key: value.float() for key, value in load_file(DEMO / "clip.safetensors").items()}
-    clip.load_state_dict({key: text_tower[key] for key in clip.state_dict() if not key.startswith("visual.")}, strict=False)
+    demo = load_file(DEMO / "clip.safetensors")
+    clip.load_state_dict({key: value for key, value in demo.items() if not key.startswith("visual.")}, strict=False)
     clip.visual.trunk.load_state_dict(imagenet_weights(clip.visual.trunk))
     channels = tuple(stage["num_chs"] for stage in clip.visual.trunk.feature_info)
     pyramid = FeaturePyramid(channels, clip.text_projection.shape[1], IMAGE_SIZE // 8)

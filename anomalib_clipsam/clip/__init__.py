@@ -1,10 +1,11 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""CLIP: text prompts and the anomaly maps that come of them."""
+"""CLIP: text prompts and the anomaly maps that are made with them."""
 
 from anomalib_clipsam.clip.build import build_clip, encode_ensemble
-from anomalib_clipsam.clip.localizer import (
+from anomalib_clipsam.clip.localizers import (
+    LOCALIZERS,
     AprilGanLocalizer,
     DenseLocalizer,
     Localizer,
@@ -14,6 +15,7 @@ from anomalib_clipsam.clip.localizer import (
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 
 __all__ = [
+    "LOCALIZERS",
     "AprilGanLocalizer",
     "DenseLocalizer",
     "Localizer",

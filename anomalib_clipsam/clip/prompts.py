@@ -15,7 +15,7 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -104,3 +104,19 @@ class PromptEnsemble:
             return [template.replace("{}", state) for state in named for template in self.templates]
 
         return fill(self.normal), fill(self.abnormal)
+
+    def to_yaml(self, class_name: str | None = None) -> str:
+        """Write the ensemble out.
+
+        Args:
+            class_name (str | None): Name of the part, to be put into every sentence. Defaults to ``None``, which keeps
+                states and templates apart, as a prompt file has them.
+
+        Returns:
+            str: YAML: the prompt file, or the lists ``normal`` and ``abnormal`` of whole sentences.
+        """
+        if class_name is None:
+            content = {key: list(entries) for key, entries in asdict(self).items()}
+        else:
+            content = dict(zip(("normal", "abnormal"), self.sentences(class_name), strict=True))
+        return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from anomalib.visualization import Visualizer
 from PIL import Image
 
+from anomalib_clipsam.results.visualizer import TRUTH, draw_item, fit, heat, outline
 from anomalib_clipsam.torch_model import ClipSamModel
-from anomalib_clipsam.visualizer import TRUTH, draw_item, fit, heat, outline
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch

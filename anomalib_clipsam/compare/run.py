@@ -30,10 +30,10 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from anomalib_clipsam.compare.config import build
+from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
 from anomalib_clipsam.compare.table import Row, read_rows, write_tables
-from anomalib_clipsam.metrics import PixelMetrics, image_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

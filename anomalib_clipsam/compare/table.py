@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_clipsam.compare.config import PUBLISHED
-from anomalib_clipsam.metrics import IMAGE_METRICS, PIXEL_METRICS
+from anomalib_clipsam.compare.metrics import IMAGE_METRICS, PIXEL_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -27,7 +27,7 @@ from segment_anything.modeling.image_encoder import (
 )
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.linear import use_onednn
+from anomalib_clipsam.compute.linear import use_onednn
 
 BIAS_BYTES = 16 * 2**20
 """Largest bias that is held at a time, in bytes: what a CPU's cache holds."""

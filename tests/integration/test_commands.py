@@ -171,7 +171,7 @@ def test_python_engine(parts: Path, tmp_path: Path) -> None:
 
 
 def test_sam_mask_is_the_predicted_mask(parts: Path, tmp_path: Path) -> None:
-    model = ClipSam(weights="demo", class_name="capsule", min_score=0.0).eval()
+    model = ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 0.0}).eval()
     engine = Engine(default_root_dir=tmp_path)
     for batch in engine.predict(model=model, data_path=parts / "defect", return_predictions=True):
         stages = model.model.stages(batch.image)
@@ -189,7 +189,7 @@ def test_each_picture_is_scored_as_alone(tmp_path: Path, batch_size: int) -> Non
     for name, shape in shapes.items():
         smooth = cv2.GaussianBlur(rng.integers(0, 255, shape, dtype=np.uint8), (0, 0), 3)
         assert cv2.imwrite(str(folder / f"{name}.png"), smooth)
-    model = ClipSam(weights="demo", class_name="part", min_score=0.0, post_processor=False).eval()
+    model = ClipSam(weights="demo", class_name="part", ppg={"min_score": 0.0}, post_processor=False).eval()
     data = Folder(
         name="mixed",
         root=tmp_path,

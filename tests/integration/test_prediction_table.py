@@ -17,7 +17,7 @@ from PIL import Image
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.prediction_table import describe
+from anomalib_clipsam.results.prediction_table import describe
 
 
 def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:

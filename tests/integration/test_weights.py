@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from anomalib_clipsam import ClipSam, weights
+from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.weights import WEIGHTS_VARIABLE, Source, WeightFile, fetch, get_weights, locate
+from anomalib_clipsam.weights import store, table
+from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, fetch, locate
+from anomalib_clipsam.weights.table import Source, WeightFile, get_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +93,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of anomalib's for pretrained weights, not yet made, on a machine that has no others, online."""
-    monkeypatch.setattr(weights, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
+    monkeypatch.setattr(store, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     for name in (*OFFLINE, WEIGHTS_VARIABLE):
@@ -156,7 +158,7 @@ def test_failure_says_why_and_leaves_nothing(
     how: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(weights, "STALLED_AFTER", 0.5)
+    monkeypatch.setattr(store, "STALLED_AFTER", 0.5)
     address = f"{server.url}/{how if how in ('wrong', 'cut', 'silent', 'gone') else 'good'}/some.bin"
     if how == "full":
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
@@ -176,7 +178,8 @@ def test_failure_says_why_and_leaves_nothing(
 FETCH = """
 import sys
 from pathlib import Path
-from anomalib_clipsam.weights import Source, WeightFile, fetch
+from anomalib_clipsam.weights.store import fetch
+from anomalib_clipsam.weights.table import Source, WeightFile
 address, size, sha256, folder = sys.argv[1:]
 source = Source("some.bin", int(size), sha256, url=address)
 print(fetch(WeightFile("some", "SAM", "vit_b", 1024, "MIT", (source,)), Path(folder)))
@@ -233,7 +236,7 @@ def published(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
         server.files[name] = locate(row).read_bytes()
         source = replace(source, filename=name, url=f"{server.url}/good/{name}")
         rows.append(replace(row, name=f"published_{row.role.lower()}", sources=(source,)))
-    monkeypatch.setitem(weights.WEIGHTS, "published", replace(pair, clip=rows[0], sam=rows[1]))
+    monkeypatch.setitem(table.WEIGHTS, "published", replace(pair, clip=rows[0], sam=rows[1]))
     return "published"
 
 

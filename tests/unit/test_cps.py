@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
     from segment_anything.modeling import Sam
 
-PROMPTS = PointPrompts(
+
+def points(coords: torch.Tensor, labels: torch.Tensor) -> PointPrompts:
+    """Prompts of which CPS reads these two members only."""
+    return PointPrompts(coords, labels, ring=torch.empty(0), similarity=torch.empty(0), peak=torch.empty(0))
+
+
+PROMPTS = points(
     torch.tensor(
         [
             [[40.0, 30.0], [100.0, 70.5], [150.0, 20.0], [0.0, 0.0]],
@@ -34,7 +40,7 @@ PROMPTS = PointPrompts(
 
 
 def of(prompts: PointPrompts, i: int) -> PointPrompts:
-    return PointPrompts(prompts.coords[i : i + 1], prompts.labels[i : i + 1])
+    return points(prompts.coords[i : i + 1], prompts.labels[i : i + 1])
 
 
 def passes_of_the_predictor(
@@ -144,7 +150,7 @@ def logits_of(*rectangles: tuple[int, int, int, int]) -> torch.Tensor:
 
 
 EMPTY = logits_of()
-NO_POINTS = PointPrompts(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long))
+NO_POINTS = points(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long))
 
 
 def run(
@@ -156,7 +162,7 @@ def run(
     decoder = Decoder(*answers)
     monkeypatch.setattr(cps, "decode", decoder)
     batch = len(answers[0][0])
-    prompts = PointPrompts(NO_POINTS.coords.expand(batch, -1, -1), NO_POINTS.labels.expand(batch, -1))
+    prompts = points(NO_POINTS.coords.expand(batch, -1, -1), NO_POINTS.labels.expand(batch, -1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         output = Cascade(SAM, **arguments)(torch.zeros(batch, 2, 4, 4), prompts, anomaly_map)

@@ -77,7 +77,7 @@ def test_unknown_mode(mode: str) -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, 50, float("nan")])
 def test_weight_is_a_share(weight: float) -> None:
-    with pytest.raises(ValueError, match=f"fusion_weight is {weight}"):
+    with pytest.raises(ValueError, match=f"fusion's weight is {weight}"):
         Fusion("weighted", weight)
 
 

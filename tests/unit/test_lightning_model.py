@@ -9,7 +9,7 @@ import inspect
 import logging
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import cv2
 import numpy as np
@@ -25,10 +25,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
-from anomalib_clipsam import ClipSam, lightning_model, weights
+from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AprilGanLocalizer, DenseLocalizer
-from anomalib_clipsam.hashing import hash_file
-from anomalib_clipsam.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.compute.hashing import hash_file
+from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.fusion import Fusion, FusionArguments
+from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.weights import store
+from anomalib_clipsam.weights.table import WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 PROMPTS = "normal: ['{}']\nabnormal: ['broken {}']\ntemplates: ['a photo of a {}.']\n"
-FAST = {"clip_size": 32, "map_size": 40, "min_score": 0.1}
+FAST = {"clip_size": 32, "map_size": 40, "ppg": {"min_score": 0.1}}
 """CLIP sees a very small image; with random weights its map lies near one half, so SAM is always asked."""
 
 
@@ -54,14 +59,14 @@ def random_demo(clip: CLIP, sam: Sam, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(autouse=True)
 def _random_weights(random_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load those in the place of the carried ones."""
-    monkeypatch.setattr(weights, "_DEMO", random_demo)
+    monkeypatch.setattr(store, "CARRIED", random_demo)
     rows = {}
     for role in ("clip", "sam"):
-        row = getattr(weights.WEIGHTS["demo"], role)
+        row = getattr(WEIGHTS["demo"], role)
         file = random_demo / row.sources[0].filename
         source = replace(row.sources[0], size=file.stat().st_size, sha256=hash_file(file))
         rows[role] = replace(row, sources=(source,))
-    monkeypatch.setitem(weights.WEIGHTS, "demo", replace(weights.WEIGHTS["demo"], **rows))
+    monkeypatch.setitem(WEIGHTS, "demo", replace(WEIGHTS["demo"], **rows))
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +126,8 @@ def test_components_of_ones_own(prompts: str) -> None:
 
 def test_configured_pre_processor() -> None:
     assert ClipSam.configure_pre_processor()(torch.rand(1, 3, 20, 30)).shape == (1, 3, 1024, 1024)
-    assert ClipSam.configure_pre_processor().map_size == 518
     small = ClipSam.configure_pre_processor((256, 256))
     assert small(torch.rand(1, 3, 20, 30)).shape == (1, 3, 256, 256)
-    assert small.map_size == 256
     with pytest.raises(ValueError, match=r"image_size is \(256, 320\), but SAM's input frame is square"):
         ClipSam.configure_pre_processor((256, 320))
 
@@ -218,32 +221,7 @@ def test_much_memory_is_warned_of(
 
 
 def test_arguments_reach_their_parts(prompts: str) -> None:
-    model = ClipSam(
-        "demo",
-        prompts=prompts,
-        clip_size=64,
-        map_size=50,
-        min_score=0.3,
-        region_ratio=0.7,
-        num_positives=4,
-        num_negatives=2,
-        spacing="rank",
-        interval=50.0,
-        kernel_size=31,
-        negatives="most_similar",
-        multimask=True,
-        box="component",
-        passes=2,
-        fusion="gate",
-        fusion_weight=0.25,
-        precision="bf16",
-    ).model
-    assert isinstance(model.localizer, DenseLocalizer)
-    assert (model.localizer.image_size, model.map_size) == (64, 50)
-    assert len(model.localizer.ensemble.templates) == 1
-    found = {name: getattr(model.ppg, name) for name in inspect.signature(type(model.ppg)).parameters}
-    assert found == {
-        "frame_size": 192,
+    ppg = {
         "min_score": 0.3,
         "region_ratio": 0.7,
         "num_positives": 4,
@@ -253,19 +231,45 @@ def test_arguments_reach_their_parts(prompts: str) -> None:
         "kernel_size": 31,
         "negatives": "most_similar",
     }
+    model = ClipSam(
+        "demo",
+        prompts=prompts,
+        clip_size=64,
+        map_size=50,
+        ppg=ppg,
+        cps={"multimask": True, "box": "component", "passes": 2},
+        fusion={"mode": "gate", "weight": 0.25},
+        precision="bf16",
+    ).model
+    assert isinstance(model.localizer, DenseLocalizer)
+    assert (model.localizer.image_size, model.map_size) == (64, 50)
+    assert len(model.localizer.ensemble.templates) == 1
+    found = {name: getattr(model.ppg, name) for name in inspect.signature(type(model.ppg)).parameters}
+    assert found == {"frame_size": 192, **ppg}
     assert (model.cps.multimask, model.cps.box, model.cps.passes) == (True, "component", 2)
     assert (model.fusion.mode, model.fusion.weight, model.precision) == ("gate", 0.25, "bf16")
 
 
-def test_defaults_are_those_of_the_parts(model: ClipSam) -> None:
-    """Each default is written twice, in the part and in the Lightning module; they do not drift apart."""
-    ours = inspect.signature(ClipSam).parameters
-    for part in (model.model.ppg, model.model.cps):
-        for name, parameter in inspect.signature(type(part)).parameters.items():
-            if name not in ("frame_size", "sam"):
-                assert ours[name].default == parameter.default, name
-    fusion = inspect.signature(type(model.model.fusion)).parameters
-    assert (ours["fusion"].default, ours["fusion_weight"].default) == (fusion["mode"].default, fusion["weight"].default)
+@pytest.mark.parametrize(
+    ("group", "part"),
+    [(PpgArguments, PointPromptGenerator), (CpsArguments, CascadedPrompts), (FusionArguments, Fusion)],
+)
+def test_groups_of_arguments_are_those_of_the_parts(group: type, part: type) -> None:
+    """Names and types are written twice, in the part and in its group; they do not drift apart."""
+    parameters = inspect.signature(part).parameters.items()
+    written = {name: parameter.annotation for name, parameter in parameters if name not in ("frame_size", "sam")}
+    assert {name: kind.__name__ for name, kind in get_type_hints(group).items()} == written
+
+
+def test_true_masks_come_to_the_size_of_the_maps(model: ClipSam) -> None:
+    """Whatever pre-processor was before. The left half stays the left half."""
+    mask = torch.zeros(2, 192, 192, dtype=torch.bool)
+    mask[1, :, :96] = True
+    for step in (model.validation_step, model.test_step):
+        batch = step(ImageBatch(image=torch.rand(2, 3, 192, 192), gt_mask=mask.clone()), 0)
+        assert (batch.gt_mask.shape, batch.gt_mask.dtype) == ((2, 40, 40), torch.bool)
+        assert batch.gt_mask[1, :, :20].all()
+        assert batch.gt_mask.sum() == 40 * 20
 
 
 def test_adapters(prompts: str, tmp_path: Path) -> None:
@@ -348,7 +352,7 @@ def checkpoint_of(model: ClipSam) -> dict:
 def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
     arguments = set(inspect.signature(ClipSam).parameters)
     assert set(model.hparams) == arguments - {"pre_processor", "post_processor", "evaluator", "visualizer"}
-    assert {type(value) for value in model.hparams.values()} <= {str, int, float, bool, type(None)}
+    assert {type(value) for value in model.hparams.values()} <= {str, int, float, bool, dict, type(None)}
     torch.save(dict(model.hparams), tmp_path / "hparams.pt")
     restored = torch.load(tmp_path / "hparams.pt", weights_only=True)
     assert restored == dict(model.hparams)
@@ -407,7 +411,7 @@ def test_text_is_not_encoded_again(model: ClipSam, prompts: str, monkeypatch: py
     other_prompts = ClipSam("demo", **FAST).eval()
     for loaded in (restored, other_prompts):
         loaded.on_load_checkpoint(dict(checkpoint))
-    monkeypatch.setattr("anomalib_clipsam.clip.localizer.encode_ensemble", lambda *_: 1 / 0)
+    monkeypatch.setattr("anomalib_clipsam.clip.localizers.base.encode_ensemble", lambda *_: 1 / 0)
     image = torch.rand(1, 3, 40, 40)
     restored(image)
     assert torch.equal(restored.model.localizer.text, checkpoint["clip_sam"]["text"])
@@ -471,19 +475,19 @@ def test_state_dict_itself_is_complete(model: ClipSam) -> None:
         ({"clip_architecture": "ViT-B-32"}, "Name its file with `clip_weights`"),
         ({"map_size": 0}, "map_size is 0"),
         ({"map_size": -5}, "map_size is -5"),
-        ({"clip_size": 33}, "image size 33 is no multiple of its patch size 8"),
-        ({"clip_size": 0}, "image size 0 is no multiple"),
-        ({"min_score": 2}, "min_score is 2"),
-        ({"region_ratio": -1}, "region_ratio is -1"),
-        ({"num_positives": 0}, "num_positives is 0"),
-        ({"spacing": "x"}, "Unknown spacing 'x'"),
-        ({"interval": 0}, "interval is 0"),
-        ({"kernel_size": 4}, "kernel_size is 4"),
-        ({"negatives": "x"}, "Unknown negatives 'x'"),
-        ({"box": "x"}, "Unknown box 'x'"),
-        ({"passes": 4}, "passes is 4"),
-        ({"fusion": "x"}, "Unknown fusion 'x'"),
-        ({"fusion_weight": 2}, "fusion_weight is 2"),
+        ({"clip_size": 33}, "clip_size is 33; it must be a multiple of the patch size, 8"),
+        ({"clip_size": 0}, "clip_size is 0"),
+        ({"ppg": {"min_score": 2}}, "min_score is 2"),
+        ({"ppg": {"region_ratio": -1}}, "region_ratio is -1"),
+        ({"ppg": {"num_positives": 0}}, "num_positives is 0"),
+        ({"ppg": {"spacing": "x"}}, "Unknown spacing 'x'"),
+        ({"ppg": {"interval": 0}}, "interval is 0"),
+        ({"ppg": {"kernel_size": 4}}, "kernel_size is 4"),
+        ({"ppg": {"negatives": "x"}}, "Unknown negatives 'x'"),
+        ({"cps": {"box": "x"}}, "Unknown box 'x'"),
+        ({"cps": {"passes": 4}}, "passes is 4"),
+        ({"fusion": {"mode": "x"}}, "Unknown fusion 'x'"),
+        ({"fusion": {"weight": 2}}, "fusion's weight is 2"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str) -> None:
@@ -507,7 +511,7 @@ def test_thresholds_and_fusion_are_checked_before_weights_are_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fusion: str
 ) -> None:
     """A wrong number is said at once, not after gigabytes were fetched."""
-    monkeypatch.setattr(weights, "_DEMO", tmp_path / "nothing")
-    wrong = {"fusion": fusion} if fusion == "x" else {"min_score": 7}
+    monkeypatch.setattr(store, "CARRIED", tmp_path / "nothing")
+    wrong = {"fusion": {"mode": fusion}} if fusion == "x" else {"ppg": {"min_score": 7}}
     with pytest.raises(ValueError, match=r"Unknown fusion|min_score"):
         ClipSam("demo", **wrong)

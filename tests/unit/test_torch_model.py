@@ -5,23 +5,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
-from anomalib_clipsam.cps import CascadedPrompts
+from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
 from anomalib_clipsam.fusion import Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.torch_model import EMPTY_LOGIT, ClipSamModel, ClipSamStages
+from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from open_clip import CLIP
     from segment_anything.modeling import Sam
@@ -38,6 +39,10 @@ class RedLocalizer(Localizer):
         super().__init__(PromptEnsemble())
         self.image_size = 1  # sees every map at its own size
         self.names: list[str] = []
+
+    @classmethod
+    def build(cls, *_arguments: object, **_named: object) -> RedLocalizer:
+        return cls()
 
     def _encode_text(self, class_name: str) -> torch.Tensor:
         self.names.append(class_name)
@@ -83,16 +88,19 @@ def mixed() -> torch.Tensor:
 
 def equal(stages: ClipSamStages, other: ClipSamStages, at: slice, tolerance: float = 1e-5) -> None:
     """Assert that images of one batch equal all of another, in every stage."""
-    for name in (f.name for f in fields(ClipSamStages)):
-        many, one = getattr(stages, name), getattr(other, name)
-        if name == "prompts":
-            pairs = [(getattr(many, part)[at], getattr(one, part)) for part in ("coords", "labels", "peak")]
+    for (name, many), (_, one) in zip(tensors(stages), tensors(other), strict=True):
+        torch.testing.assert_close(
+            many[at], one, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name} {text}"
+        )
+
+
+def tensors(stages: object) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the stages, by its name."""
+    for name, value in ((f.name, getattr(stages, f.name)) for f in fields(stages)):
+        if is_dataclass(value):
+            yield from tensors(value)
         else:
-            pairs = [(many[at], one)]
-        for ours, right in pairs:
-            torch.testing.assert_close(
-                ours, right, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name} {text}"
-            )
+            yield name, value
 
 
 # ---------------------------------------------------------------- stages
@@ -116,12 +124,12 @@ def test_fields_and_shapes_of_the_stages(build: Build, size: tuple[int, int], ma
         "mask": ((2, *map_size), torch.bool),
         "fused_map": ((2, *map_size), torch.float32),
         "score": ((2,), torch.float32),
+        "coords": ((2, POINTS, 2), torch.float32),
+        "labels": ((2, POINTS), torch.int64),
+        "peak": ((2,), torch.float32),
     }
-    assert {f.name for f in fields(stages)} == {*expected, "prompts"}
-    for name, (shape, dtype) in expected.items():
-        value = getattr(stages, name)
-        assert (tuple(value.shape), value.dtype) == (shape, dtype), name
-    assert (stages.prompts.coords.shape, stages.prompts.labels.shape) == ((2, POINTS, 2), (2, POINTS))
+    found = {name: (tuple(value.shape), value.dtype) for name, value in tensors(stages)}
+    assert found == expected
     with pytest.raises(AttributeError):
         stages.score = None
 
@@ -135,7 +143,7 @@ def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> N
     torch.testing.assert_close(stages.anomaly_map, small[:, 0])
     torch.testing.assert_close(stages.score, (small[:, 1].mean(dim=(1, 2)) + small[:, 0].amax(dim=(1, 2))) / 2)
     assert torch.equal(stages.region, model.ppg.extreme_region(stages.anomaly_map))
-    assert torch.equal(stages.ring, model.ppg.ring(stages.region))
+    assert torch.equal(stages.prompts.ring, model.ppg.ring(stages.region))
     with torch.no_grad():
         features = sam.image_encoder(sam.preprocess(image * 255))
         prompts = model.ppg(stages.anomaly_map, features)
@@ -143,7 +151,7 @@ def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> N
     for name in ("coords", "labels", "ring", "similarity", "peak"):
         assert torch.equal(getattr(stages.prompts, name), getattr(prompts, name))
     for name in ("logits_1", "logits_2", "logits_3", "box", "iou"):
-        assert torch.equal(getattr(stages, name), getattr(output, name))
+        assert torch.equal(getattr(stages.cascade, name), getattr(output, name))
     logits = F.interpolate(output.logits_3, (48, 48), mode="bilinear", align_corners=False)[:, 0, :30]
     assert torch.equal(stages.mask, logits > 0)
     assert torch.equal(stages.fused_map, model.fusion(stages.anomaly_map, logits, prompts.peak).clamp(0, 1))
@@ -194,10 +202,10 @@ def test_image_without_a_region_is_left_blank(build: Build) -> None:
     for i in (1, 3):
         assert stages.prompts.labels[i].tolist() == [-1] * POINTS
         assert stages.prompts.coords[i].abs().sum() == 0
-        assert stages.box[i].tolist() == [0, 0, 0, 0]
-        assert stages.iou[i] == 0
+        assert stages.cascade.box[i].tolist() == [0, 0, 0, 0]
+        assert stages.cascade.iou[i] == 0
         assert not stages.mask[i].any()
-        assert (stages.logits_3[i] == EMPTY_LOGIT).all()
+        assert (stages.cascade.logits_3[i] == EMPTY_LOGIT).all()
         assert torch.equal(stages.fused_map[i], stages.anomaly_map[i])
     assert (stages.prompts.labels[[0, 2], 0] == 1).all()
 
@@ -334,3 +342,38 @@ def test_small_map_does_not_blur_what_clip_sees(build: Build, dense: DenseLocali
     handle.remove()
     assert max(shown[0][-2:]) == dense.image_size
     assert anomaly_map.shape == (1, 20, 10)
+
+
+# ---------------------------------------------------------------- tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_images(dtype: torch.dtype) -> None:
+    check_images(torch.rand(2, 3, 1, 5).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), TypeError, r"are torch.uint8. Give floats .*`images / 255`"),
+        (np.zeros((1, 3, 4, 5)), TypeError, "The images are ndarray. Give floats"),
+        (torch.rand(3, 4, 5), ValueError, r"have the shape \(3, 4, 5\). Give .*, such as `image.unsqueeze\(0\)`"),
+        (torch.rand(4, 5), ValueError, r"shape \(4, 5\)"),
+        (torch.rand(1, 1, 4, 5), ValueError, r"shape \(1, 1, 4, 5\)"),
+        (torch.rand(1, 4, 4, 5), ValueError, r"shape \(1, 4, 4, 5\)"),
+        (torch.rand(1, 4, 5, 3), ValueError, r"shape \(1, 4, 5, 3\)"),
+        (torch.rand(0, 3, 4, 5), ValueError, r"shape \(0, 3, 4, 5\)"),
+        (torch.rand(1, 3, 0, 5), ValueError, r"shape \(1, 3, 0, 5\)"),
+    ],
+)
+def test_what_is_no_image(images: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_images(images)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite(value: float) -> None:
+    images = torch.rand(3, 3, 4, 5)
+    images[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match=r"those at \[1\] hold NaN or infinite values"):
+        check_images(images)

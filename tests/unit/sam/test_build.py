@@ -10,7 +10,7 @@ import torch
 from segment_anything import sam_model_registry
 
 from anomalib_clipsam.sam import SAM_ARCHITECTURES, build_sam
-from anomalib_clipsam.weights import find_sam
+from anomalib_clipsam.weights.table import find_sam
 
 
 def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:

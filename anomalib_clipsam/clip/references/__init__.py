@@ -1,0 +1,26 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""References beside the text: the picture itself, a few good parts, the unlabelled batch."""
+
+from anomalib_clipsam.clip.references.batch import LEAST_PICTURES, BatchReference, smooth_scores
+from anomalib_clipsam.clip.references.calibration import BATCH_SHARE, GOOD_SHARE, Calibration, passing_threshold
+from anomalib_clipsam.clip.references.combination import Combination
+from anomalib_clipsam.clip.references.features import peak_score
+from anomalib_clipsam.clip.references.few_shot import FewShotReference, quarter_turns
+from anomalib_clipsam.clip.references.self_reference import SelfReference
+
+__all__ = [
+    "BATCH_SHARE",
+    "GOOD_SHARE",
+    "LEAST_PICTURES",
+    "BatchReference",
+    "Calibration",
+    "Combination",
+    "FewShotReference",
+    "SelfReference",
+    "passing_threshold",
+    "peak_score",
+    "quarter_turns",
+    "smooth_scores",
+]

@@ -1,0 +1,201 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What cannot be scored: picture files that are left out of a pass, and tensors that are no images.
+
+anomalib's data sets read a picture when its batch is made, in a worker process perhaps, and one damaged file ends the
+pass. So every file is read once before the pass begins; that takes little beside SAM's encoder, and the batches are
+then what they would be without the damaged files.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib import TaskType
+from anomalib.data import PredictDataset
+from anomalib.data.datasets import AnomalibDataset
+from anomalib.data.utils import LabelName
+from lightning.pytorch import Callback, LightningDataModule
+from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning import LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+SUBSETS = {"validate": "val_data", "test": "test_data", "predict": "test_data"}
+"""The pass, by Lightning's name -> the subset of anomalib's data modules that it reads."""
+THREADS = 8
+"""Files that are read at once; PIL decodes without Python's lock."""
+NAMED = 5
+"""Files that an error names; a warning names all."""
+
+
+class PictureCheck(Callback):
+    """Leave the pictures that cannot be scored out of a pass, and name and count them when it ends.
+
+    Data sets that read their files by code of their own are left alone. After the pass each data set is as it was, so
+    that another model finds it unchanged.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []  # what is said when the pass has ended, below its table of metrics
+        self.whole: list[tuple[Any, str, Any]] = []  # data set, its attribute, and what that was
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look through the data sets of the pass.
+
+        Args:
+            trainer (Trainer): Trainer that is about to run the pass.
+            pl_module (LightningModule): Not used.
+            stage (str): ``"validate"``, ``"test"`` or ``"predict"``.
+
+        Raises:
+            ValueError: If a data set has no picture that can be scored.
+        """
+        del pl_module
+        for dataset in _datasets(trainer, stage):
+            self.leave_out(dataset)
+            if stage == "test" and _reader(dataset) is AnomalibDataset:
+                self.notes += [
+                    f"No picture that was tested is labelled {label}: AUROC, AP and F1 need both labels, so that these "
+                    "figures say nothing. Add such pictures to have them measured."
+                    for label, found in (("normal", dataset.has_normal), ("abnormal", dataset.has_anomalous))
+                    if not found
+                ]
+
+    def leave_out(self, dataset: Any) -> None:
+        """Leave pictures out of one of anomalib's data sets.
+
+        Args:
+            dataset (Any): The data set.
+
+        Raises:
+            ValueError: If no picture is left.
+        """
+        files = _files(dataset)
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(find_fault, *zip(*files, strict=True))) if files else []
+        faults = [f"{path} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
+        if not faults:
+            return
+        if len(faults) == len(files):
+            more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+            msg = (
+                f"No picture of {len(files)} can be scored: {'; '.join(faults[:NAMED])}{more}. "
+                "Mend these files or give others."
+            )
+            raise ValueError(msg)
+        kept = [index for index, fault in enumerate(found) if not fault]
+        if isinstance(dataset, PredictDataset):
+            self.whole.append((dataset, "image_filenames", dataset.image_filenames))
+            dataset.image_filenames = [dataset.image_filenames[index] for index in kept]
+        else:
+            self.whole.append((dataset, "samples", dataset.samples))
+            dataset.subsample(kept, inplace=True)
+        listed = "\n".join(faults)
+        self.notes.append(
+            f"{len(faults)} of {len(files)} pictures were left out. Mend these files to have them scored:\n{listed}"
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Name and count what was left out, and put the data sets back as they were."""
+        del pl_module, stage
+        if trainer.is_global_zero:
+            for note in self.notes:
+                logger.warning(note)
+        self.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the data sets back as they were."""
+        del trainer, pl_module, exception
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the data sets back as they were, and forget what was left out."""
+        for dataset, name, value in self.whole:
+            setattr(dataset, name, value)
+        self.notes, self.whole = [], []
+
+
+def find_fault(path: str | Path, mask_path: str | Path | None = None) -> str | None:
+    """Say what is wrong with a picture.
+
+    Args:
+        path (str | Path): The picture.
+        mask_path (str | Path | None): Its true mask. Defaults to ``None``.
+
+    Returns:
+        str | None: What follows the file's name in a sentence; ``None`` if the picture can be scored.
+    """
+    size, fault = _read(path, "RGB")
+    if fault is not None or mask_path is None:
+        return fault
+    mask_size, fault = _read(mask_path, "L")
+    if fault is not None:
+        return f"has a mask that cannot be used: {mask_path} {fault}"
+    if mask_size != size:
+        return f"is {_text(size)} pixels, but its mask {mask_path} is {_text(mask_size)}"
+    return None
+
+
+def _datasets(trainer: Trainer, stage: str) -> Iterator[Any]:
+    """Give the data sets that a pass reads."""
+    for name, subset in SUBSETS.items():
+        if stage == name:
+            # Lightning makes its data loaders later, and by then their workers have copies of the data sets.
+            source = getattr(trainer, f"{name}_loop")._data_source.instance  # noqa: SLF001
+            if isinstance(source, LightningDataModule):
+                yield getattr(source, subset, None)
+            else:
+                for loader in source if isinstance(source, list | tuple) else [source]:
+                    yield getattr(loader, "dataset", None)
+
+
+def _files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
+    """List picture and mask of each item that anomalib's own code reads; nothing of any other data set."""
+    reader = _reader(dataset)
+    if reader is None:
+        return []
+    if reader is PredictDataset:
+        return [(path, None) for path in dataset.image_filenames]
+    masked = dataset.task == TaskType.SEGMENTATION
+    return [
+        (row.image_path, row.mask_path if masked and row.label_index == LabelName.ABNORMAL else None)
+        for row in dataset.samples.itertuples()
+    ]
+
+
+def _reader(dataset: Any) -> type | None:
+    """Give the class of anomalib's whose code reads the items; ``None`` if it is other code."""
+    read = getattr(type(dataset), "__getitem__", None)
+    return next((reader for reader in (PredictDataset, AnomalibDataset) if read is reader.__getitem__), None)
+
+
+def _read(path: str | Path, mode: str) -> tuple[tuple[int, int] | None, str | None]:
+    """Read a file as anomalib does, and give its width and height, or what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            if mode == "RGB" and image.mode.startswith(("I", "F")):
+                low, high = image.getextrema()
+                # anomalib's reader clips to 8 bits, and only the user knows which value is black and which is white
+                if image.mode == "F" or low < 0 or high > 255:
+                    return None, f"holds values from {low} to {high} (mode {image.mode}): save it with 8 bits a channel"
+            image.draft(None, (1, 1))  # a JPEG file is read to its end, but decoded at an eighth of its size
+            image.convert(mode)
+    except UnidentifiedImageError:
+        return None, "is no picture" if Path(path).stat().st_size else "is empty"
+    except Exception as error:  # noqa: BLE001  # each of PIL's decoders raises what it likes
+        return None, f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    return size, None
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,78 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""anomalib's pre- and post-processor, fitted to a model whose scores and maps are probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms.v2 import InterpolationMode, Resize
+
+from anomalib_clipsam.torch_model import check_images
+
+
+class ClipSamPreProcessor(PreProcessor):
+    """Resize images to SAM's resolution.
+
+    Images are squeezed to a square, as by every model of anomalib: anomalib passes the resize on to the data set, so
+    that pictures of several sizes can share a batch.
+
+    Args:
+        image_size (int): Side of the square image that the model takes, in pixels.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__(Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC, antialias=True))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Resize images as in the Engine's passes.
+
+        Args:
+            batch (torch.Tensor): Images ``(B, 3, height, width)`` in [0, 1], of any size.
+
+        Returns:
+            torch.Tensor: Images ``(B, 3, S, S)``, what the model takes.
+
+        Raises:
+            TypeError: If the images are no tensor of floats.
+            ValueError: If they have another shape, or a value is NaN or infinite.
+        """
+        check_images(batch)
+        return self.transform(batch)
+
+
+class ClipSamPostProcessor(PostProcessor):
+    """anomalib's post-processor for scores and maps that are probabilities already.
+
+    Without a validation pass its thresholds are 0.5 and its range is 0 to 1, so that an unlabelled folder gets labels
+    and masks; a validation pass replaces them. SAM's own mask stays the predicted mask.
+
+    Args:
+        **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("image", "pixel"):
+            getattr(self, f"_{name}_threshold").fill_(0.5)
+            getattr(self, f"{name}_min").fill_(0.0)
+            getattr(self, f"{name}_max").fill_(1.0)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """Normalise and threshold, and keep the mask that the model gave.
+
+        Args:
+            predictions (InferenceBatch): What :class:`anomalib_clipsam.torch_model.ClipSamModel` gives.
+
+        Returns:
+            InferenceBatch: Scores and maps ``(B,)`` and ``(B, H, W)`` in [0, 1], labels and masks.
+        """
+        processed = super().forward(predictions)
+        if predictions.pred_mask is None:
+            return processed
+        return processed._replace(pred_mask=predictions.pred_mask)

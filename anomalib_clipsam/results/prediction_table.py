@@ -1,0 +1,110 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Predictions as a table: a line per image, for a folder without labels as for a test set.
+
+Example:
+    >>> # anomalib-clipsam predictions my_pictures --to predictions.csv
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from anomalib.data.utils.boxes import masks_to_boxes
+from anomalib.engine import Engine
+from anomalib.visualization import Visualizer
+from PIL import Image
+
+if TYPE_CHECKING:
+    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.models import AnomalibModule
+    from lightning import LightningModule, Trainer
+
+COLUMNS = ("file", "score", "label", "mask_area", "boxes")
+
+
+class PredictionTable(Visualizer):
+    """Write a CSV file: file, score, label, mask area and boxes of each image.
+
+    It takes a visualizer's place, because anomalib asks that after the post-processor. Any model of anomalib will do.
+    ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
+    pixels, one after the other, divided by ``"; "``. What a model does not predict is left empty.
+
+    Args:
+        path (str | Path): The CSV file; an old one is replaced.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the file."""
+        del trainer, pl_module
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
+
+    on_test_start = on_predict_start
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: ImageBatch,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the lines of a batch, so that a run that is stopped leaves those that are done."""
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(describe(item) for item in batch)
+
+    on_test_batch_end = on_predict_batch_end
+
+
+def describe(item: ImageItem) -> tuple[str, ...]:
+    """Describe the prediction for an image.
+
+    Args:
+        item (ImageItem): The image's file and post-processed prediction.
+
+    Returns:
+        tuple[str, ...]: A text for each of :data:`COLUMNS`.
+    """
+    score = "" if item.pred_score is None else f"{float(item.pred_score):.4f}"
+    label = "" if item.pred_label is None else "defective" if bool(item.pred_label) else "good"
+    if item.pred_mask is None:
+        return str(item.image_path), score, label, "", ""
+    with Image.open(item.image_path) as image:
+        width, height = image.size
+    mask = item.pred_mask.squeeze().cpu()  # (H, W)
+    x, y = width / mask.shape[1], height / mask.shape[0]
+    (boxes,), _ = masks_to_boxes(mask.unsqueeze(0))  # first and last pixel
+    corners = [(x0 * x, y0 * y, (x1 + 1) * x, (y1 + 1) * y) for x0, y0, x1, y1 in boxes.tolist()]
+    written = "; ".join(" ".join(str(round(value)) for value in box) for box in corners)
+    return str(item.image_path), score, label, str(round(int(mask.sum()) * x * y)), written
+
+
+def write_predictions(model: AnomalibModule, folder: Path, table: Path, checkpoint: Path | None = None) -> None:
+    """Score the pictures of a folder, and write a table.
+
+    Args:
+        model (AnomalibModule): The model; its visualizer is replaced by the table.
+        folder (Path): A picture, or a folder of pictures.
+        table (Path): CSV file to write.
+        checkpoint (Path | None): Checkpoint with calibrated thresholds. Defaults to ``None``, the model's own.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If no picture can be scored.
+    """
+    model.visualizer = PredictionTable(table)
+    with TemporaryDirectory() as workspace:
+        engine = Engine(default_root_dir=workspace, logger=False, devices=1)
+        engine.predict(model, data_path=folder, ckpt_path=checkpoint, return_predictions=False)

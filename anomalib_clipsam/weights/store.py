@@ -1,0 +1,265 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where the files of the table are found, how they are fetched, and how they are checked.
+
+Every file is compared with its size and SHA-256 before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.utils.path import get_pretrained_weights_dir
+from filelock import FileLock
+from huggingface_hub import constants as hub_constants
+from huggingface_hub import try_to_load_from_cache
+
+from anomalib_clipsam.compute.hashing import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anomalib_clipsam.weights.table import Source, WeightFile
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_VARIABLE = "ANOMALIB_CLIPSAM_WEIGHTS"
+STALLED_AFTER = 60.0
+"""Seconds without a byte after which a download is given up."""
+CARRIED = Path(__file__).parents[1] / "demo"
+"""Folder of the weights that the package carries."""
+
+
+def folders() -> Iterator[Path]:
+    """Give the folders that files are looked for in, the first choice first.
+
+    Yields:
+        Path: The folder that ``ANOMALIB_CLIPSAM_WEIGHTS`` names, if it names one, then anomalib's own.
+    """
+    own = os.environ.get(WEIGHTS_VARIABLE)
+    if own:
+        yield Path(own).expanduser()
+    yield download_folder()  # last, since it is made where it is missing, and cannot be on a read-only disk
+
+
+def download_folder() -> Path:
+    """Give the folder that a download goes to.
+
+    Returns:
+        Path: Ours in anomalib's folder of pretrained weights.
+    """
+    return get_pretrained_weights_dir() / "clip_sam"
+
+
+def find(row: WeightFile) -> tuple[Path, Source] | None:
+    """Find a file of the table on this machine. It is not opened.
+
+    Looked for in the package (demo weights), in the folder that ``ANOMALIB_CLIPSAM_WEIGHTS`` names, in anomalib's
+    folder of pretrained weights, and in the cache of the Hugging Face hub.
+
+    Args:
+        row (WeightFile): Row of the table.
+
+    Returns:
+        tuple[Path, Source] | None: Where it is, and which of the row's sources it should be; ``None`` if not here.
+    """
+    for source in row.sources:
+        if source.address is None:
+            return CARRIED / source.filename, source
+    for folder in folders():
+        for source in row.sources:
+            if (folder / source.filename).is_file():
+                return folder / source.filename, source
+    for source in row.sources:
+        if source.repository is not None:
+            cached = try_to_load_from_cache(source.repository, source.path, revision=source.revision)
+            if isinstance(cached, str):
+                return Path(cached), source
+    return None
+
+
+def locate(row: WeightFile) -> Path:
+    """Find a file of the table here, or fetch it, and check it.
+
+    Args:
+        row (WeightFile): Row of the table.
+
+    Returns:
+        Path: Where it is.
+
+    Raises:
+        FileNotFoundError: If it is not here and cannot be fetched; the message says what to bring and where to.
+        ValueError: If the file that is here is not the one that the table knows.
+    """
+    found = find(row)
+    if found is None:
+        return fetch(row, download_folder())
+    check(*found)
+    return found[0]
+
+
+def check(path: Path, source: Source) -> None:
+    """Compare a file with what the table knows of it. Where that is nothing, every file passes.
+
+    Args:
+        path (Path): The file.
+        source (Source): What it should be.
+
+    Raises:
+        ValueError: If size or SHA-256 differ.
+        OSError: If the file cannot be read.
+    """
+    if source.sha256 is None:
+        return
+    size = path.stat().st_size
+    if size != source.size:
+        found, expected = f"{size:,} bytes", f"{source.size:,}"
+    else:
+        found, expected = f"SHA-256 {hash_file(path)}", source.sha256
+        if found.endswith(expected):
+            return
+    msg = (
+        f"{path} is damaged or another file: it has {found}, not {expected}. Delete it, then fetch it again with "
+        "`anomalib-clipsam weights fetch`, or bring a sound copy."
+    )
+    if source.address is None:
+        msg = f"{path} is damaged: it has {found}, not {expected}. Install anomalib_clipsam again."
+    raise ValueError(msg)
+
+
+def fetch(row: WeightFile, folder: Path) -> Path:
+    """Bring a file of the table into a folder, from this machine or from the first of its sources that has it.
+
+    A download has a temporary name until its size and SHA-256 are those of the table. Of several processes one fetches
+    and the others wait for it.
+
+    Args:
+        row (WeightFile): Row of the table.
+        folder (Path): Where to; made if need be.
+
+    Returns:
+        Path: The file in that folder.
+
+    Raises:
+        FileNotFoundError: If no source gives it, or the hub is set to be offline.
+        ValueError: If a file of that name is there and is another one.
+    """
+    failures = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{row.name}.lock"):
+            for source in row.sources:
+                if (folder / source.filename).is_file():  # another process has just fetched it
+                    check(folder / source.filename, source)
+                    return folder / source.filename
+            found = find(row)
+            if found is not None:
+                try:
+                    return _copy(*found, folder)
+                except ValueError as error:  # a damaged one here does not stand in the way of a sound one
+                    failures.append(str(error))
+            for source in row.sources:
+                try:
+                    return _download(row, source, folder)
+                except (OSError, RuntimeError, HTTPException) as error:  # noqa: PERF203
+                    failures.append(f"{source.address}: {' '.join(str(error).split()) or type(error).__name__}")
+    except OSError as error:
+        failures.append(f"{folder}: {error}")
+    raise FileNotFoundError(_not_found(row, failures))
+
+
+def _copy(path: Path, source: Source, folder: Path) -> Path:
+    """Copy a file of this machine into a folder, checked."""
+    check(path, source)
+    target = folder / source.filename
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        shutil.copyfile(path, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _download(row: WeightFile, source: Source, folder: Path) -> Path:
+    """Download one source into a folder, checked."""
+    if source.sha256 is None:
+        msg = "not tried, because its SHA-256 is not known"
+        raise OSError(msg)
+    if hub_constants.HF_HUB_OFFLINE:
+        msg = "not tried, because HF_HUB_OFFLINE is set"
+        raise OSError(msg)
+    free = shutil.disk_usage(folder).free
+    if free < source.size:
+        msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.size / 1e9:.2f} GB"
+        raise OSError(msg)
+    logger.info("Fetching %s (%.2f GB) from %s", row.name, source.size / 1e9, source.address)
+    path = folder / source.filename
+    with _patience(STALLED_AFTER):
+        torch.hub.download_url_to_file(source.address, str(path), hash_prefix=source.sha256)
+    return path
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Give up on a connection that is silent for so long: ``torch.hub`` waits for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _not_found(row: WeightFile, failures: list[str]) -> str:
+    """Say where a file was looked for, what went wrong, what to bring and where to."""
+    own = os.environ.get(WEIGHTS_VARIABLE)
+    missing = ", which does not exist" if own and not Path(own).expanduser().is_dir() else ""
+    looked = [
+        f"the folder of {WEIGHTS_VARIABLE} ({own or 'not set'}{missing})",
+        f"anomalib's folder of pretrained weights ({download_folder()})",
+        f"the cache of the Hugging Face hub ({hub_constants.HF_HUB_CACHE})",
+    ]
+    addresses: dict[tuple, list[str]] = {}
+    for source in row.sources:
+        addresses.setdefault((source.filename, source.size, source.sha256), []).append(source.address)
+    files = [
+        f"{filename} ({f'{size:,} bytes, SHA-256 {sha256}, ' if sha256 else ''}from {' or '.join(where)})"
+        for (filename, size, sha256), where in addresses.items()
+    ]
+    known = row.sources[0].sha256 is not None
+    prepare = f" (`anomalib-clipsam weights fetch {row.name} --to FOLDER` prepares it on a machine with a network)"
+    other = "localizer='dense', which needs none" if row.role == "adapters" else "weights='demo', which need no network"
+    return (
+        f"The weights {row.name} are neither in {', nor in '.join(looked)}, and fetching them failed: "
+        f"{'; '.join(failures)}. Bring {', or '.join(files)} into a folder and set {WEIGHTS_VARIABLE} to "
+        f"that folder{prepare if known else ''}, or use {other}."
+    )
+
+
+def explicit_file(path: str, argument: str) -> Path:
+    """Check a file that the user named.
+
+    Args:
+        path (str): The file.
+        argument (str): Name of the argument, for the message.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+    """
+    if not Path(path).is_file():
+        msg = f"{argument}='{path}' is no file. Correct the path, or leave {argument} out to use the table's weights."
+        raise FileNotFoundError(msg)
+    return Path(path)

@@ -1,0 +1,247 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Picture files that are left out of a pass, and tensors that are no images."""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import Folder, PredictDataset
+from anomalib.data.datasets import AnomalibDataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from anomalib_clipsam.passes.pictures import PictureCheck, find_fault
+
+PICTURE = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8))
+
+
+def bomb() -> bytes:
+    """A few bytes that say they are a PNG file of 30,000 x 30,000 pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two pictures and an empty file."""
+    for name in ("a.png", "c.jpg"):
+        PICTURE.save(tmp_path / name)
+    (tmp_path / "b.png").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Folder:
+    """A data module whose abnormal picture 1 has a mask of another size, and whose normal picture 2 is empty."""
+    for name in ("good", "bad", "mask"):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            PICTURE.save(tmp_path / name / f"{index}.png")
+    (tmp_path / "good" / "2.png").write_bytes(b"")
+    PICTURE.resize((20, 30)).save(tmp_path / "mask" / "1.png")
+    data = Folder(
+        name="parts",
+        root=tmp_path,
+        normal_dir="good",
+        abnormal_dir="bad",
+        normal_test_dir="good",
+        mask_dir="mask",
+        val_split_mode="same_as_test",
+        num_workers=0,
+    )
+    data.setup()
+    return data
+
+
+def trainer_with(stage: str, source: Any, is_global_zero: bool = True) -> SimpleNamespace:
+    loop = SimpleNamespace(_data_source=SimpleNamespace(instance=source))
+    return SimpleNamespace(**{f"{stage}_loop": loop, "is_global_zero": is_global_zero})
+
+
+def names(dataset: Any) -> list[str]:
+    return [f"{path.parent.name}/{path.name}" for path in map(Path, dataset.samples.image_path)]
+
+
+# ---------------------------------------------------------------- one file
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"])
+def test_files_cut_off_anywhere(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture{suffix}"
+    PICTURE.save(path)
+    content = path.read_bytes()
+    assert find_fault(path) is None
+    for length in (0, 3, 20, len(content) // 2, len(content) - 40):
+        path.write_bytes(content[:length])
+        fault = find_fault(path)
+        assert fault == "is empty" if length == 0 else fault.startswith(("is no picture", "cannot be read ("))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
+def test_modes_that_are_read(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("picture.jpg" if mode in {"CMYK", "YCbCr"} else "picture.tiff" if mode == "I" else "picture.png")
+    PICTURE.convert("L" if mode.startswith("I") else "RGB").convert(mode).save(path)
+    assert find_fault(path) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (np.full((4, 5), 256, np.uint16), r"holds values from 256 to 256 \(mode I;16\): save it with 8 bits a channel"),
+        (np.full((4, 5), -1, np.int32), r"holds values from -1 to -1 \(mode I\)"),
+        (np.full((4, 5), 0.5, np.float32), r"holds values from 0.5 to 0.5 \(mode F\)"),
+        (np.full((4, 5), np.nan, np.float32), r"holds values from nan to nan \(mode F\)"),
+    ],
+)
+def test_values_that_eight_bits_do_not_hold(tmp_path: Path, values: np.ndarray, fault: str) -> None:
+    """The reader of anomalib would clip them: a grey picture of 16 bits would be all white."""
+    Image.fromarray(values).save(tmp_path / "picture.tiff")
+    assert re.match(fault, find_fault(tmp_path / "picture.tiff"))
+
+
+def test_other_things_than_files(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "bomb.png").write_bytes(bomb())
+    assert find_fault(tmp_path / "folder.png").startswith("cannot be read (")
+    assert find_fault(tmp_path / "missing.png") == "cannot be read (No such file or directory)"
+    assert "900000000 pixels" in find_fault(tmp_path / "bomb.png")
+
+
+def test_masks(tmp_path: Path) -> None:
+    picture, mask = tmp_path / "picture.jpg", tmp_path / "mask.png"
+    PICTURE.resize((900, 700)).save(picture)  # reading a JPEG file at an eighth of its size must not mislead
+    Image.fromarray(np.full((700, 900), 65535, np.uint16)).save(mask)
+    assert find_fault(picture, mask) is None
+    PICTURE.resize((700, 900)).save(mask)
+    assert find_fault(picture, mask) == f"is 900 x 700 pixels, but its mask {mask} is 700 x 900"
+    mask.write_bytes(b"")
+    assert find_fault(picture, mask) == f"has a mask that cannot be used: {mask} is empty"
+
+
+# ---------------------------------------------------------------- a pass
+
+
+def test_one_of_a_thousand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for index in range(1000):
+        Image.new("L", (2, 2)).save(tmp_path / f"{index:03}.png")
+    (tmp_path / "500.png").write_bytes(b"no picture")
+    dataset, check = PredictDataset(tmp_path), PictureCheck()
+    trainer = trainer_with("predict", [DataLoader(dataset, collate_fn=dataset.collate_fn)])
+    check.setup(trainer, None, "predict")
+    assert len(dataset) == 999
+    assert sum(batch.image.shape[0] for batch in trainer.predict_loop._data_source.instance[0]) == 999
+    assert not caplog.records
+    check.teardown(trainer, None, "predict")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"1 of 1000 pictures were left out. Mend these files to have them scored:\n{tmp_path / '500.png'} is no picture"
+    )
+    assert len(dataset) == 1000
+
+
+@pytest.mark.parametrize("wrap", [lambda loader: loader, lambda loader: [loader], lambda loader: (loader, loader)])
+def test_loaders_and_lists_of_them(folder: Path, wrap: Any) -> None:
+    dataset, check = PredictDataset(folder), PictureCheck()
+    check.setup(trainer_with("predict", wrap(DataLoader(dataset))), None, "predict")
+    assert [path.name for path in dataset.image_filenames] == ["a.png", "c.jpg"]
+    check.restore()
+    assert [path.name for path in dataset.image_filenames] == ["a.png", "b.png", "c.jpg"]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_data_module(parts: Folder, stage: str) -> None:
+    ours, other = (parts.val_data, parts.test_data) if stage == "validate" else (parts.test_data, parts.val_data)
+    whole, check = names(ours), PictureCheck()
+    assert len(whole) == 6
+    check.setup(trainer_with(stage, parts), None, stage)
+    assert names(ours) == ["bad/0.png", "bad/2.png", "good/0.png", "good/1.png"]
+    assert names(other) == whole
+    assert ours.task == "segmentation"
+    assert [item.gt_label.item() for item in ours] == [1, 1, 0, 0]
+    check.on_exception(None, None, KeyboardInterrupt())
+    assert names(ours) == whole
+
+
+def test_masks_are_looked_at_only_where_they_are_read(parts: Folder) -> None:
+    parts.test_data.samples.attrs["task"] = "classification"
+    PictureCheck().setup(trainer_with("test", parts), None, "test")
+    assert "bad/1.png" in names(parts.test_data)
+
+
+def test_no_picture_left(folder: Path) -> None:
+    for index in range(7):
+        (folder / f"{index}.png").touch()
+    (folder / "a.png").unlink()
+    (folder / "c.jpg").unlink()
+    dataset = PredictDataset(folder)
+    with pytest.raises(ValueError, match=r"No picture of 8 can be scored: .*0.png is empty; .*; and 3 more. Mend"):
+        PictureCheck().setup(trainer_with("predict", DataLoader(dataset)), None, "predict")
+    assert len(dataset) == 8
+
+
+@pytest.mark.parametrize("kept", ["good", "bad"])
+def test_one_label_only(parts: Folder, kept: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What is left of the data set counts, not what is in the folder."""
+    missing = {"good": "abnormal", "bad": "normal"}[kept]
+    for path in map(Path, parts.test_data.samples.image_path):
+        if path.parent.name != kept:
+            path.write_bytes(b"")
+    check, trainer = PictureCheck(), trainer_with("test", parts)
+    check.setup(trainer, None, "test")
+    check.teardown(trainer, None, "test")
+    assert caplog.messages[1].startswith(f"No picture that was tested is labelled {missing}: AUROC, AP and F1 need")
+    caplog.clear()
+    check.setup(trainer_with("predict", parts), None, "predict")
+    check.teardown(trainer, None, "predict")
+    assert len(caplog.messages) == 1
+
+
+def test_only_the_first_process_speaks(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, check = PredictDataset(folder), PictureCheck()
+    trainer = trainer_with("predict", DataLoader(dataset), is_global_zero=False)
+    check.setup(trainer, None, "predict")
+    assert len(dataset) == 2
+    check.teardown(trainer, None, "predict")
+    assert not caplog.records
+    assert len(dataset) == 3
+
+
+def test_other_data_sets_are_left_alone(parts: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    """One that reads its files by itself may well read what PIL cannot."""
+
+    class Own(AnomalibDataset):
+        def __getitem__(self, index: int) -> Any:
+            raise NotImplementedError
+
+    own = Own()
+    own.samples = parts.test_data.samples
+    parts.test_data = own
+    check = PictureCheck()
+    with caplog.at_level(logging.DEBUG):
+        for stage, source in (
+            ("test", parts),
+            ("predict", DataLoader([1, 2])),
+            ("validate", torch.nn.Identity()),
+            ("validate", SimpleNamespace()),
+            ("fit", parts),
+        ):
+            trainer = trainer_with(stage, source)
+            check.setup(trainer, None, stage)
+            check.teardown(trainer, None, stage)
+    assert len(own) == 6
+    assert not caplog.records

@@ -1,0 +1,477 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The table of weights, and how a file becomes a model. Nothing is fetched: downloads are played by a function."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from anomalib_clipsam.clip import build_clip
+from anomalib_clipsam.compute.hashing import hash_file, hash_tensors
+from anomalib_clipsam.sam import build_sam
+from anomalib_clipsam.weights import load, store
+from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam, read_state_dict
+from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, explicit_file, find, locate
+from anomalib_clipsam.weights.table import WEIGHTS, Source, WeightFile, all_rows, find_sam, get_weights
+
+SMALL_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
+}
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
+
+
+class RunsCode:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        """Say what to call."""
+        return Path.touch, (self.path,)
+
+
+class Holder(nn.Module):
+    """A module that does nothing but hold others."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+def torchscript(state_dict: dict[str, torch.Tensor], path: Path) -> Path:
+    """Write a TorchScript archive with the given entries, as OpenAI's is."""
+    root = Holder()
+    for key, value in state_dict.items():
+        *names, last = key.split(".")
+        module = root
+        for name in names:
+            if name not in module._modules:
+                module.add_module(name, Holder())
+            module = module._modules[name]
+        module.register_buffer(last, value.clone())
+    torch.jit.trace(root, torch.zeros(1), check_trace=False).save(str(path))
+    return path
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor] = STATE) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+# ---------------------------------------------------------------- the table
+
+
+@pytest.mark.parametrize(
+    ("name", "filename", "size", "sha256"),
+    [
+        (
+            "vit_b",
+            "sam_vit_b_01ec64.pth",
+            375_042_383,
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        ),
+        (
+            "vit_l",
+            "sam_vit_l_0b3195.pth",
+            1_249_524_607,
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        ),
+        (
+            "vit_h",
+            "sam_vit_h_4b8939.pth",
+            2_564_550_879,
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        ),
+    ],
+)
+def test_published_sam(name: str, filename: str, size: int, sha256: str) -> None:
+    row = get_weights(name).sam
+    assert (row.name, row.role, row.architecture) == (f"sam_{name}", "SAM", name)
+    assert row.licence == "Apache-2.0"
+    assert row.image_size == 1024
+    assert {(source.filename, source.size, source.sha256) for source in row.sources} == {(filename, size, sha256)}
+    hub, url = row.sources
+    assert hub.address.endswith(f"/ybelkada/segment-anything/resolve/{hub.revision}/checkpoints/{filename}")
+    assert url.address == f"https://dl.fbaipublicfiles.com/segment_anything/{filename}"
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_published_clip(name: str) -> None:
+    pair = get_weights(name)
+    assert (pair.clip.role, pair.clip.architecture, pair.clip.licence) == ("CLIP", "ViT-L-14-336", "MIT")
+    assert pair.clip.quick_gelu
+    assert pair.clip.image_size == pair.map_size == 518
+    hub, url = pair.clip.sources
+    assert hub.address.endswith(f"/{hub.repository}/resolve/{hub.revision}/open_clip_model.safetensors")
+    assert url.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+    assert url.sha256 in url.address
+
+
+def test_hub_revisions_are_commits() -> None:
+    """A branch could be moved to other weights."""
+    sources = [source for row in all_rows().values() for source in row.sources if row.role != "adapters"]
+    assert all(len(source.sha256) == 64 and source.size > 0 for source in sources)
+    assert all(len(source.revision) == 40 for source in sources if source.repository)
+
+
+@pytest.mark.parametrize("data", ["mvtec", "visa"])
+def test_adapters_are_brought_and_never_fetched(places: dict[str, Path], data: str) -> None:
+    """Their hash is not known, so nothing that a network gives could be told from them."""
+    name = f"april_gan_{data}"
+    message = rf"its SHA-256 is not known.* Bring {data}_pretrained.pth \(from .*localizer='dense'"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_adapters(name)
+    places["own"].mkdir()
+    torch.save({"trainable_linearlayer": STATE}, places["own"] / f"{data}_pretrained.pth")
+    assert same(load_adapters(name)["trainable_linearlayer"])
+    assert (all_rows()[name].role, all_rows()[name].architecture) == ("adapters", "ViT-L-14-336")
+
+
+def test_demo_is_carried_and_small() -> None:
+    pair = get_weights("demo")
+    files = [locate(row) for row in (pair.clip, pair.sam)]
+    assert all(file.is_file() for file in files)
+    assert sum(file.stat().st_size for file in files) < 15e6
+    assert not pair.clip.quick_gelu
+    for row, file in zip((pair.clip, pair.sam), files, strict=True):
+        (source,) = row.sources
+        assert (source.size, source.sha256) == (file.stat().st_size, hash_file(file))
+
+
+@pytest.mark.parametrize("name", ["", "vit_t", "DEMO"])
+def test_unknown_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"Unknown weights '{name}'. Choose one of vit_h, vit_l, vit_b, demo"):
+        get_weights(name)
+    with pytest.raises(ValueError, match=f"Unknown sam_architecture '{name}'. Choose one of vit_h"):
+        find_sam(name)
+
+
+def test_architecture_finds_its_row() -> None:
+    assert {name: find_sam(name) for name in WEIGHTS} == {name: pair.sam for name, pair in WEIGHTS.items()}
+
+
+# ---------------------------------------------------------------- reading files
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "a.safetensors")
+    assert same(read_state_dict(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.bin", "a"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dict(tmp_path: Path, name: str, zipped: bool) -> None:
+    torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    assert same(read_state_dict(tmp_path / name))
+
+
+def test_state_dict_of_a_training_checkpoint(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "state_dict": STATE}, tmp_path / "a.pt")
+    assert same(read_state_dict(tmp_path / "a.pt"))
+
+
+def test_torchscript_is_opened_only_when_its_hash_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = torchscript(STATE, tmp_path / "a.pt")
+    with pytest.raises(
+        ValueError, match=r"a\.pt cannot be read: it is a TorchScript archive, and not the one that OpenAI"
+    ):
+        read_state_dict(path)
+    monkeypatch.setattr(load, "OPENAI_CLIP", replace(load.OPENAI_CLIP, sha256=hash_file(path)))
+    assert same(read_state_dict(path))
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_truncated_file(tmp_path: Path, name: str, share: float) -> None:
+    path = tmp_path / name
+    state = {"a": torch.rand(100)}
+    save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=rf"The weights file .*{name} cannot be read: .* Bring an undamaged file"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_file_of_another_kind(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("<html>404 not found</html>")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [([torch.ones(2)], "list"), (torch.ones(2), "Tensor"), (7, "int"), ({"state_dict": [torch.ones(2)]}, "list")],
+)
+def test_content_that_is_no_state_dict(tmp_path: Path, content: object, kind: str) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=f"holds a {kind}, not a state dict"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_with_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "a.pt"
+    if zipped:
+        torch.save({"a": RunsCode(victim)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"a": RunsCode(victim)}))
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_state_dict(path)
+    assert not victim.exists()
+    pickle.loads(pickle.dumps(RunsCode(victim)))
+    assert victim.exists()  # it does what it says where it is let
+
+
+# ---------------------------------------------------------------- loading models
+
+
+@pytest.fixture
+def small_clip(monkeypatch: pytest.MonkeyPatch) -> WeightFile:
+    """Make the demo's architecture a very small one; its row."""
+    monkeypatch.setattr("anomalib_clipsam.clip.build.DEMO_CONFIG", SMALL_CLIP)
+    return WeightFile("small", "CLIP", "demo", 32, "MIT", (), quick_gelu=True)
+
+
+def written(state_dict: dict[str, torch.Tensor], form: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a state dict in one of the forms that CLIPs come in; the path."""
+    if form == "safetensors":
+        save_file(state_dict, folder / "clip.safetensors")
+        return str(folder / "clip.safetensors")
+    path = (
+        folder / {"state dict": "clip.pt", "open_clip": "open_clip_pytorch_model.bin", "OpenAI": "clip-openai.pt"}[form]
+    )
+    if form == "OpenAI":
+        sizes = {"input_resolution": 32, "context_length": 8, "vocab_size": 50}
+        torchscript({**state_dict, **{key: torch.tensor(value) for key, value in sizes.items()}}, path)
+        monkeypatch.setattr(load, "OPENAI_CLIP", replace(load.OPENAI_CLIP, sha256=hash_file(path)))
+    else:
+        torch.save({"state_dict": state_dict} if form == "open_clip" else state_dict, path)
+    return str(path)
+
+
+@pytest.mark.open_clip
+@pytest.mark.parametrize("form", ["state dict", "open_clip", "safetensors", "OpenAI"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_clip_is_the_same_in_every_form(
+    small_clip: WeightFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    dtype: torch.dtype,
+) -> None:
+    """Bit for bit, in float32, with the activation of the row, whatever the file is called."""
+    original = build_clip("demo", quick_gelu=True)
+    state_dict = {key: value.to(dtype) for key, value in original.state_dict().items()}
+    original.load_state_dict(state_dict)
+    loaded = load_clip(small_clip, written(state_dict, form, tmp_path, monkeypatch))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert not loaded.training
+    image, tokens = torch.rand(2, 3, 32, 32), torch.randint(50, (3, 8))
+    with torch.no_grad():
+        assert torch.equal(loaded.encode_image(image), original.encode_image(image))
+        assert torch.equal(loaded.encode_text(tokens), original.encode_text(tokens))
+        other = build_clip("demo", quick_gelu=False)
+        other.load_state_dict(loaded.state_dict())
+        assert not torch.equal(other.encode_image(image), original.encode_image(image))
+
+
+@pytest.mark.parametrize("form", ["sam.pth", "sam.safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_sam_from_a_file(sam, tmp_path: Path, form: str, dtype: torch.dtype) -> None:
+    state_dict = {key: value.to(dtype) for key, value in sam.state_dict().items()}
+    save_file(state_dict, tmp_path / form) if form.endswith("tensors") else torch.save(state_dict, tmp_path / form)
+    loaded = load_sam(find_sam("demo"), str(tmp_path / form))
+    assert not loaded.training
+    assert same(loaded.state_dict(), {key: value.float() for key, value in state_dict.items()})
+
+
+def test_carried_weights_load() -> None:
+    row = get_weights("demo")
+    for model in (load_clip(row.clip), load_sam(row.sam)):
+        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "found", "expected"),
+    [
+        ("missing", "iou_token.weight", "missing", r"\(1, 128\)"),
+        ("surplus", "more", r"\(2,\)", "unknown"),
+        ("shape", "iou_token.weight", r"\(1, 7\)", r"\(1, 128\)"),
+        ("no tensor", "more", "str", "unknown"),
+        ("key", "7", r"\(1,\)", "unknown"),
+    ],
+)
+def test_file_that_does_not_fit(sam, tmp_path: Path, change: str, key: str, found: str, expected: str) -> None:
+    state_dict = dict(sam.state_dict())
+    token = next(name for name in state_dict if name.endswith("iou_token.weight"))
+    if change == "missing":
+        del state_dict[token]
+    elif change == "key":
+        state_dict[7] = torch.ones(1)
+    else:
+        more = {"surplus": ("more", torch.ones(2)), "shape": (token, torch.ones(1, 7)), "no tensor": ("more", "text")}
+        state_dict.update([more[change]])
+    torch.save(state_dict, tmp_path / "sam.pth")
+    message = (
+        rf"sam\.pth does not fit SAM 'demo': 1 of {len(sam.state_dict())} entries differ, such as '[a-z_.]*{key}' "
+        rf"\(file: {found}, architecture: {expected}\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_sam(find_sam("demo"), str(tmp_path / "sam.pth"))
+
+
+def test_first_wrong_key_is_named(sam, tmp_path: Path) -> None:
+    state_dict = {f"module.{key}": value for key, value in sam.state_dict().items()}
+    torch.save(state_dict, tmp_path / "sam.pth")
+    first = min({*state_dict, *sam.state_dict()})
+    with pytest.raises(
+        ValueError, match=rf"{2 * len(state_dict)} of {len(state_dict)} entries differ, such as '{first}'"
+    ):
+        load_sam(find_sam("demo"), str(tmp_path / "sam.pth"))
+
+
+def test_weights_of_another_model(sam, tmp_path: Path) -> None:
+    torch.save(build_sam("demo").image_encoder.state_dict(), tmp_path / "encoder.pth")
+    with pytest.raises(ValueError, match=r"does not fit CLIP 'demo'.*Name the architecture that the file was made for"):
+        load_clip(get_weights("demo").clip, str(tmp_path / "encoder.pth"))
+
+
+def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> None:
+    demo = get_weights("demo")
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    torch.save(clip.state_dict(), tmp_path / "clip.pth")
+    small = replace(demo.clip, architecture="ViT-B-32")
+    for read, row, file, name in (
+        (load_clip, small, "clip.pth", "clip_architecture='demo'"),
+        (load_clip, demo.clip, "sam.pth", "sam_architecture='demo'"),
+        (load_sam, demo.sam, "clip.pth", "clip_architecture='demo'"),
+    ):
+        with pytest.raises(ValueError, match=rf"{file} does not fit .* It fits {name}\."):
+            read(row, str(tmp_path / file))
+
+
+def test_hash_is_of_names_shapes_and_values_alone(sam, tmp_path: Path) -> None:
+    save_file(sam.state_dict(), tmp_path / "sam.safetensors")
+    other_order = dict(reversed(load_sam(find_sam("demo"), str(tmp_path / "sam.safetensors")).state_dict().items()))
+    assert hash_tensors(other_order) == hash_tensors(sam.state_dict())
+    key = "mask_decoder.iou_token.weight"
+    changed = {**other_order, key: other_order[key].clone()}
+    changed[key][0, 0] += 1e-6
+    renamed = {**other_order, "more": other_order.pop(key)}
+    hashes = {hash_tensors(tensors) for tensors in (sam.state_dict(), changed, renamed, other_order)}
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("name", ["nothing.pth", "."])
+def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("a silent download"))
+    row = get_weights("vit_b")
+    with pytest.raises(
+        FileNotFoundError, match=r"sam_weights='.*' is no file. Correct the path, or leave sam_weights out"
+    ):
+        load_sam(row.sam, str(tmp_path / name))
+    with pytest.raises(FileNotFoundError, match=r"clip_weights='.*' is no file"):
+        load_clip(get_weights("demo").clip, str(tmp_path / name))
+    with pytest.raises(FileNotFoundError, match=r"adapters='.*' is no file"):
+        explicit_file(str(tmp_path / name), "adapters")
+
+
+# ---------------------------------------------------------------- finding files
+
+ROW = WeightFile(
+    "some",
+    "SAM",
+    "vit_b",
+    1024,
+    "MIT",
+    (
+        Source("some.safetensors", 7, "", repository="owner/name", revision="0" * 40, path="folder/model.safetensors"),
+        Source("some.pth", 7, "", url="https://example.invalid/some.pth"),
+    ),
+)
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Empty places to look in, by what they are, in the order in which they are looked in; downloads fail a test."""
+    places = {"own": tmp_path / "own", "anomalib": tmp_path / "anomalib" / "clip_sam", "hub": tmp_path / "hub"}
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_args, **_kwargs: pytest.fail("a download"))
+    monkeypatch.setattr(store, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(places["hub"]))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(places["own"]))
+    return places
+
+
+def cached(hub: Path) -> Path:
+    """Where the cache of the hub would have :data:`ROW`'s file."""
+    return hub / "models--owner--name" / "snapshots" / ("0" * 40) / "folder" / "model.safetensors"
+
+
+def written_row(path: Path, content: bytes = b"weights") -> WeightFile:
+    """Write a file; :data:`ROW` with the size and hash of ``b"weights"``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    sound = hashlib.sha256(b"weights").hexdigest()
+    return replace(ROW, sources=tuple(replace(source, sha256=sound) for source in ROW.sources))
+
+
+def test_order_of_places(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the variable, anomalib's folder, the hub's cache; the first source first within a folder."""
+    files = [
+        *(places[name] / filename for name in ("own", "anomalib") for filename in ("some.safetensors", "some.pth")),
+        cached(places["hub"]),
+    ]
+    for file in files:
+        row = written_row(file)
+    for file in files:
+        assert find(row)[0] == locate(row) == file
+        file.unlink()
+    assert find(row) is None
+    written_row(files[0])
+    monkeypatch.setenv(WEIGHTS_VARIABLE, "")
+    assert find(row) is None
+
+
+def test_carried_file_is_never_looked_for_elsewhere(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    (tmp_path / "sam.safetensors").touch()
+    assert locate(find_sam("demo")) == Path(store.__file__).parents[1] / "demo" / "sam.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"short", "5 bytes, not 7"), (b"WEIGHTS", f"SHA-256 {hashlib.sha256(b'WEIGHTS').hexdigest()}")],
+)
+@pytest.mark.parametrize("place", ["own", "anomalib", "hub"])
+def test_damaged_file_is_refused_and_named(places: dict[str, Path], place: str, content: bytes, reason: str) -> None:
+    path = cached(places["hub"]) if place == "hub" else places[place] / "some.pth"
+    row = written_row(path, content)
+    with pytest.raises(ValueError, match=f"{path} is damaged or another file: it has {reason}.* Delete it, then fetch"):
+        locate(row)
+    assert path.read_bytes() == content  # it is the user's to delete
+
+
+def test_damaged_package(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CARRIED", tmp_path)
+    (tmp_path / "sam.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"is damaged: it has 5 bytes.* Install anomalib_clipsam again"):
+        locate(find_sam("demo"))
+
+
+def test_folder_that_cannot_be_made(places: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "anomalib").write_text("a file where a folder should be")
+    with pytest.raises(FileNotFoundError, match=f"some are neither in .* Bring .* set {WEIGHTS_VARIABLE}"):
+        locate(ROW)
