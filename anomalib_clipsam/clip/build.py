@@ -26,6 +26,20 @@ DEMO_CONFIG = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
 }
 
+LITE_CONFIG = {
+    **DEMO_CONFIG,
+    "vision_cfg": {
+        "image_size": 256,
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+}
+
+CARRIED_CONFIGS = {"demo": DEMO_CONFIG, "lite": LITE_CONFIG}
+"""Architectures that are not open_clip's."""
+
 
 def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     """Build a CLIP with random weights, in eval mode.
@@ -34,27 +48,29 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
     OpenAI's weights from a local file with the wrong one.
 
     Args:
-        architecture (str): ``"demo"`` or the name of an open_clip model configuration such as ``"ViT-L-14-336"``.
+        architecture (str): One of :data:`CARRIED_CONFIGS` or the name of an open_clip model configuration such as
+            ``"ViT-L-14-336"``.
         quick_gelu (bool): Whether the weights were trained with QuickGELU, as OpenAI's were.
 
     Returns:
         CLIP: Model with open_clip's state dict.
 
     Raises:
-        ValueError: If the architecture is unknown to open_clip, or is none with a ViT and a plain text transformer.
+        ValueError: If the architecture is unknown to open_clip, or has no ViT or no plain text transformer.
     """
     import open_clip
 
-    config = DEMO_CONFIG if architecture == "demo" else open_clip.get_model_config(architecture)
+    config = CARRIED_CONFIGS.get(architecture) or open_clip.get_model_config(architecture)
     if config is None:
         msg = (
-            f"Unknown CLIP architecture '{architecture}'. Use 'demo' or one of open_clip.list_models() "
+            f"Unknown CLIP architecture '{architecture}'. Use 'lite', 'demo' or one of open_clip.list_models() "
             "such as 'ViT-L-14-336'."
         )
         raise ValueError(msg)
     parts = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg") if key in config}
     vision = parts.get("vision_cfg", {})
-    if len(parts) < 3 or not isinstance(vision.get("layers"), int) or "hf_model_name" in parts["text_cfg"]:
+    plain_vit = isinstance(vision.get("layers"), int)
+    if len(parts) < 3 or not (plain_vit or architecture == "lite") or "hf_model_name" in parts["text_cfg"]:
         msg = f"CLIP architecture '{architecture}' has no plain ViT. Choose one of the 'ViT-...' models of open_clip."
         raise ValueError(msg)
     clip = open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
@@ -69,16 +85,17 @@ def find_clip_architecture(shapes: dict[str, tuple[int, ...] | str]) -> str | No
         shapes (dict[str, tuple[int, ...] | str]): Shape of every entry; a text for what is no tensor.
 
     Returns:
-        str | None: ``"demo"`` or a name of open_clip, or ``None`` if none fits.
+        str | None: A name of :data:`CARRIED_CONFIGS` or of open_clip, or ``None`` if none fits.
     """
     import open_clip
 
     patches, projection = shapes.get("visual.conv1.weight", ()), shapes.get("text_projection", ())
-    for name in ("demo", *open_clip.list_models()):
-        config = DEMO_CONFIG if name == "demo" else open_clip.get_model_config(name)
+    for name in (*CARRIED_CONFIGS, *open_clip.list_models()):
+        config = CARRIED_CONFIGS.get(name) or open_clip.get_model_config(name)
         vision = config.get("vision_cfg", {})
         # what is read off at once rules most of them out
-        if (vision.get("width", 768), config["embed_dim"]) != (*patches[:1], *projection[1:]):
+        width = () if "timm_model_name" in vision else (vision.get("width", 768),)
+        if (*width, config["embed_dim"]) != (*patches[:1], *projection[1:]):
             continue
         try:
             with torch.device("meta"):  # no memory, no random numbers

@@ -11,6 +11,7 @@ from anomalib_clipsam.clip.localizers.april_gan import AprilGanLocalizer, build_
 from anomalib_clipsam.clip.localizers.base import Localizer
 from anomalib_clipsam.clip.localizers.crane import CraneLocalizer
 from anomalib_clipsam.clip.localizers.dense import DenseLocalizer
+from anomalib_clipsam.clip.localizers.pyramid import FeaturePyramid, PyramidLocalizer, build_pyramid
 from anomalib_clipsam.clip.localizers.winclip import WinClipLocalizer
 
 LOCALIZERS: dict[str, type[Localizer]] = {
@@ -19,6 +20,7 @@ LOCALIZERS: dict[str, type[Localizer]] = {
     "anomaly_clip": AnomalyClipLocalizer,
     "crane": CraneLocalizer,
     "winclip": WinClipLocalizer,
+    "pyramid": PyramidLocalizer,
 }
 """What ``localizer`` may name."""
 
@@ -28,7 +30,10 @@ __all__ = [
     "AprilGanLocalizer",
     "CraneLocalizer",
     "DenseLocalizer",
+    "FeaturePyramid",
     "Localizer",
+    "PyramidLocalizer",
     "WinClipLocalizer",
     "build_adapters",
+    "build_pyramid",
 ]

@@ -1,0 +1,286 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Localizer on a CNN: its stages joined top-down, with the picture as its own reference. [ours]
+
+A CNN keeps places that a ViT of this size does not, and ImageNet's features tell surfaces apart that no drawn picture
+shows. Its stages are APRIL-GAN's taps; each is adapted, joined with the coarser ones as in a feature pyramid, projected
+to CLIP's embedding space and compared with the normal and the abnormal text. What no other patch of the picture looks
+like is told to the pyramid at 1/8 of the side, and weighs in the map once more at the end.
+
+Letters: B images, H W map, h w grid at 1/8 of the side, N = h * w patches, M = N / 4 references, C embedding, F width
+of the pyramid, D features of a patch, T stages.
+
+References:
+    - APRIL-GAN (stages of CLIP's ResNets as taps): Chen et al., https://arxiv.org/abs/2305.17382
+    - Feature Pyramid Networks: Lin et al., https://arxiv.org/abs/1612.03144
+    - MuSc (mutual scores): Li et al., https://arxiv.org/abs/2401.16753
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_clipsam.clip.localizers.base import ClipLocalizer
+from anomalib_clipsam.compute.precision import full_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from open_clip import CLIP
+
+    from anomalib_clipsam.clip.localizers.base import Taps
+    from anomalib_clipsam.clip.prompts import PromptEnsemble
+
+LIKE_SHARE = 0.3
+"""Share of the picture's patches, the most similar ones, that a patch is compared with in the self reference."""
+
+FAR = 3
+"""Steps of the grid, at least, from a patch to those that it is rebuilt from: its neighbours share its defect."""
+
+TEMPERATURE = 0.03
+"""Of the softmax over cosines that a patch is rebuilt with."""
+
+
+def patch_features(taps: Taps) -> torch.Tensor:
+    """Join two stages to one unit vector per patch of the finer grid.
+
+    Args:
+        taps (tuple[torch.Tensor, ...]): The stages at 1/8 and 1/16 of the side, ``(B, D_8, h, w)`` and
+            ``(B, D_16, h / 2, w / 2)``.
+
+    Returns:
+        torch.Tensor: ``(B, D_8 + D_16, h, w)``, each patch smoothed over 3 x 3 and of length 1.
+    """
+    fine, coarse = (F.normalize(F.avg_pool2d(tap, 3, 1, 1, count_include_pad=False), dim=1) for tap in taps)
+    coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+    return F.normalize(torch.cat([fine, coarse], dim=1), dim=1)
+
+
+class SelfComparison(nn.Module):
+    """Compare the patches of a picture with the rest of it. It has no weights.
+
+    Args:
+        grid (int): Side of the square grid of patches; even.
+    """
+
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        patches, references = (torch.arange(count) + 0.5 for count in (grid, grid // 2))
+        apart = (patches[:, None] - 2 * references).abs()  # (grid, grid / 2), along one axis
+        apart = torch.maximum(apart[:, None, :, None], apart[None, :, None, :])
+        self.register_buffer("near", (apart < FAR).flatten(2).flatten(0, 1), persistent=False)  # (N, M)
+
+    def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compare.
+
+        Args:
+            patches (torch.Tensor): Unit vectors ``(B, D, h, w)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: Distances ``(B, 2, h, w)``, 1 - cosine to the most similar
+            :data:`LIKE_SHARE` of the picture and to the most similar patch far off; and residual ``(B, D, h, w)``, the
+            patch less what patches far off rebuild of it.
+        """
+        references = F.normalize(F.avg_pool2d(patches, 2), dim=1).flatten(2)  # (B, D, M)
+        tokens = patches.flatten(2)  # (B, D, N)
+        cosines = tokens.transpose(1, 2) @ references  # (B, N, M)
+        like = cosines.topk(max(1, round(LIKE_SHARE * cosines.shape[-1])), dim=-1).values.mean(-1)
+        cosines = cosines.masked_fill(self.near, -1.0)
+        nearest = cosines.amax(-1)
+        rebuilt = (cosines / TEMPERATURE).softmax(-1) @ references.transpose(1, 2)  # (B, N, D)
+        residual = tokens - rebuilt.transpose(1, 2)
+        distances = 1 - torch.stack([like, nearest], dim=1)
+        return distances.unflatten(-1, patches.shape[-2:]), residual.unflatten(-1, patches.shape[-2:])
+
+
+class FeaturePyramid(nn.Module):
+    """Adapters: from the stages of a CNN and their self reference to embeddings that the text is compared with.
+
+    Every stage is given as it is and standardised over the picture, which tells what is unusual in this picture at the
+    stages that are too fine for a self reference.
+
+    Args:
+        channels (tuple[int, ...]): Channels of the stages at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side.
+        embed_dim (int): Size C of CLIP's embedding.
+        grid (int): Side of the grid at 1/8.
+        width (int): Width F at 1/8 and coarser.
+        fine_width (int): Width at 1/4.
+    """
+
+    def __init__(
+        self, channels: tuple[int, ...], embed_dim: int, grid: int, width: int = 96, fine_width: int = 64
+    ) -> None:
+        super().__init__()
+        half, quarter, eighth, sixteenth, last = channels
+        self.compare = SelfComparison(grid)
+        self.lateral_2 = nn.Sequential(nn.BatchNorm2d(2 * half), nn.Conv2d(2 * half, fine_width, 3, 2, 1))
+        self.lateral_4 = _lateral(2 * quarter, fine_width)
+        self.lateral_8 = _lateral(3 * eighth + sixteenth + 2, width)
+        self.lateral_16 = _lateral(2 * sixteenth, width)
+        self.lateral_32 = _lateral(2 * last, width)
+        self.narrow = nn.Conv2d(width, fine_width, 1)
+        self.join_4, self.join_8, self.join_16 = _join(fine_width), _join(width), _join(width)
+        self.adapter_4 = nn.Conv2d(fine_width, embed_dim, 1)
+        self.adapter_8 = nn.Conv2d(width, embed_dim, 1)
+        self.adapter_16 = nn.Conv2d(width, embed_dim, 1)
+        self.image_adapter = nn.Linear(3 * width + fine_width, embed_dim)
+
+    def forward(self, taps: Taps) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Adapt the stages.
+
+        Args:
+            taps (tuple[torch.Tensor, ...]): The five stages, finest first, ``(B, D_t, h_t, w_t)``.
+
+        Returns:
+            tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]: Embeddings ``(B, C, h_t, w_t)`` at 1/4, 1/8 and 1/16;
+            what is added to the image's own embedding, ``(B, C)``; and the distances of the self reference
+            ``(B, 2, h, w)``.
+        """
+        patches = patch_features(taps[2:4])
+        distances, residual = self.compare(patches)
+        half, quarter, eighth, sixteenth, last = (torch.cat([tap, F.instance_norm(tap)], dim=1) for tap in taps)
+        last = self.lateral_32(last)
+        sixteenth = self.join_16(self.lateral_16(sixteenth) + _double(last))
+        eighth = self.lateral_8(torch.cat([eighth, residual, distances], dim=1))
+        eighth = self.join_8(eighth + _double(sixteenth))
+        quarter = self.lateral_4(quarter) + self.lateral_2(half) + _double(self.narrow(eighth))
+        quarter = self.join_4(quarter)
+        pooled = [sixteenth.mean((2, 3)), sixteenth.amax((2, 3)), eighth.amax((2, 3)), quarter.amax((2, 3))]
+        embeddings = [self.adapter_4(quarter), self.adapter_8(eighth), self.adapter_16(sixteenth)]
+        return embeddings, self.image_adapter(torch.cat(pooled, dim=1)), distances
+
+
+def _lateral(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, width, 1))
+
+
+def _join(width: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    for _ in range(2):
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class PyramidLocalizer(ClipLocalizer):
+    """Stages of a CNN tower, joined top-down and compared with the text. [ours]
+
+    Args:
+        clip (CLIP): open_clip model whose image tower is a CNN of timm with stages at 1/2 to 1/32 of the side.
+        ensemble (PromptEnsemble): States and templates of the text prompts.
+        image_size (int): Side of the square that CLIP sees, in pixels; a multiple of 32.
+        pyramid (FeaturePyramid): The adapters, built for this size.
+
+    Raises:
+        ValueError: If ``image_size`` is no multiple of 32.
+    """
+
+    needs_adapters = True
+    joins_taps = True
+    reference_sigma = 3.0
+
+    def __init__(self, clip: CLIP, ensemble: PromptEnsemble, image_size: int, pyramid: FeaturePyramid) -> None:
+        if image_size < 64 or image_size % 32:
+            msg = (
+                f"clip_size is {image_size}; it must be a multiple of 32, the step of the tower's last stage, above 32."
+            )
+            raise ValueError(msg)
+        config = clip.visual.trunk.pretrained_cfg
+        super().__init__(clip, ensemble, image_size, config["mean"], config["std"])
+        self.pyramid = pyramid
+        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
+
+    @classmethod
+    def build(
+        cls,
+        ensemble: PromptEnsemble,
+        image_size: int,
+        clip: Callable[[], CLIP],
+        adapters: Callable[[], dict[str, torch.Tensor]],
+    ) -> PyramidLocalizer:
+        """Build it on CLIP and adapters. See :meth:`Localizer.build`."""
+        model = clip()
+        return cls(model, ensemble, image_size, build_pyramid(adapters(), model, image_size))
+
+    def tap(self, image: torch.Tensor) -> tuple[Taps, torch.Tensor]:
+        """Run the image tower.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, H, W)``, RGB in [0, 1].
+
+        Returns:
+            tuple[tuple[torch.Tensor, ...], torch.Tensor]: The five stages, finest first, ``(B, D_t, h_t, w_t)``, and
+            what the tower pools to its image embedding, ``(B, D, h / 4, w / 4)``.
+        """
+        last, taps = self.clip.visual.trunk.forward_intermediates(self._normalise(image))
+        return tuple(taps), last
+
+    def compare(
+        self, taps: Taps, last: torch.Tensor, size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compare the adapted stages with the text.
+
+        Args:
+            taps (tuple[torch.Tensor, ...]): The stages, as :meth:`tap` gives them.
+            last (torch.Tensor): What is pooled to the image embedding.
+            size (tuple[int, int]): Height and width of the map.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor, torch.Tensor]: Log-odds of the abnormal text per pixel ``(B, H, W)`` and
+            for the image ``(B,)``, and distances of the self reference ``(B, 2, h, w)``.
+        """
+        visual = self.clip.visual
+        embedding = visual.head(visual.trunk.forward_head(last))
+        embeddings, added, distances = self.pyramid(taps)
+        with full_precision(embedding.device.type):
+            direction = self.clip.logit_scale.exp() * (self.text[1] - self.text[0])  # (C,)
+            grids = []
+            for adapted in embeddings:
+                odds = (F.normalize(adapted.float(), dim=1) * direction.view(-1, 1, 1)).sum(1, keepdim=True)
+                grids.append(F.interpolate(odds, embeddings[0].shape[-2:], mode="bilinear", align_corners=False))
+            odds = F.interpolate(torch.stack(grids).mean(dim=0), size, mode="bilinear", align_corners=False)
+            return odds.squeeze(1), F.normalize((embedding + added).float(), dim=-1) @ direction, distances
+
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        taps, last = self.tap(image)
+        odds, score, _ = self.compare(taps, last, tuple(image.shape[-2:]))
+        return odds.sigmoid(), score.sigmoid(), taps[2:4] if tapped else ()
+
+
+def build_pyramid(state_dict: dict[str, torch.Tensor], clip: CLIP, image_size: int) -> FeaturePyramid:
+    """Build the adapters from their state dict.
+
+    Args:
+        state_dict (dict[str, torch.Tensor]): Of a :class:`FeaturePyramid`; its widths are read off it.
+        clip (CLIP): The model whose stages are adapted.
+        image_size (int): Side of the square that CLIP sees, in pixels.
+
+    Returns:
+        FeaturePyramid: In eval mode.
+
+    Raises:
+        ValueError: If keys or shapes are not those.
+    """
+    narrow = state_dict.get("narrow.weight")
+    fine_width, width = (1, 1) if narrow is None else narrow.shape[:2]
+    channels = tuple(stage["num_chs"] for stage in clip.visual.trunk.feature_info)
+    pyramid = FeaturePyramid(channels, clip.text_projection.shape[1], image_size // 8, width, fine_width)
+    expected = {key: value.shape for key, value in pyramid.state_dict().items()}
+    found = {key: getattr(value, "shape", None) for key, value in state_dict.items()}
+    if expected != found:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        msg = (
+            f"The adapter weights do not fit this CLIP: {len(wrong)} entries differ, such as '{wrong[0]}'. "
+            "Take adapters that were trained with localizer='pyramid' and the same CLIP architecture."
+        )
+        raise ValueError(msg)
+    pyramid.load_state_dict(state_dict)
+    return pyramid.eval()
