@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomalib_clipsam.clip import build_clip
+from anomalib_clipsam.clip.build import CARRIED_CONFIGS
 from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import load
@@ -154,7 +155,7 @@ def test_pickle_with_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
 @pytest.fixture
 def small_clip(monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     """Make the demo's architecture a very small one; its row."""
-    monkeypatch.setattr("anomalib_clipsam.clip.build.DEMO_CONFIG", SMALL_CLIP)
+    monkeypatch.setitem(CARRIED_CONFIGS, "demo", SMALL_CLIP)
     return WeightFile("small", "CLIP", "demo", 32, "MIT", (), quick_gelu=True)
 
 
