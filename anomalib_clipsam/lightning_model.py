@@ -682,6 +682,11 @@ class ClipSam(AnomalibModule):
         """Few-shot with ``k_shot``, else zero-shot."""
         return LearningType.FEW_SHOT if self.k_shot else LearningType.ZERO_SHOT
 
+    @property
+    def compares_batch(self) -> bool:
+        """Whether the pictures of a pass are compared with one another, so that each score depends on all."""
+        return isinstance(self.model.judge, BatchJudge)
+
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Configure the default pre-processor.

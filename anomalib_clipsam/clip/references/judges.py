@@ -159,7 +159,9 @@ class Judge(nn.Module, ABC):
 
     def settings(self) -> Hashable:
         """Say what its answers depend on beside picture and text."""
-        return (*self.rule().items(), self.calibration.usual.item(), self.calibration.limit.item())
+        known = not bool(self.calibration.limit.isnan())  # not a number is not even equal to itself
+        learnt = (self.calibration.usual.item(), self.calibration.limit.item()) if known else None
+        return (*self.rule().items(), learnt)
 
 
 class SelfJudge(Judge):
