@@ -594,6 +594,7 @@ class ClipSam(AnomalibModule):
             "memory": [patches.half().cpu() for patches in judge.reference.memory],
             "calibration": (judge.calibration.usual.item(), judge.calibration.limit.item()),
             "thresholds": (judge.thresholds.image, judge.thresholds.pixel),
+            "common": judge.common,
             "sources": list(judge.sources),
         }
 
@@ -607,7 +608,7 @@ class ClipSam(AnomalibModule):
             torch.tensor(value, device=self.device) for value in saved["calibration"]
         )
         judge.thresholds = Thresholds(*saved["thresholds"])
-        judge.sources = tuple(saved["sources"])
+        judge.common, judge.sources = saved["common"], tuple(saved["sources"])
         self._read_from = None
         logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
 
@@ -642,9 +643,9 @@ class ClipSam(AnomalibModule):
             raise ValueError(msg)
         self._check_references(saved)
         super().on_load_checkpoint(checkpoint)
+        self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
-        self._restore_good_parts(saved.get("good_parts"))
         self._restored_class_name = saved["class_name"]
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
