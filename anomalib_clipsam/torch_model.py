@@ -200,7 +200,7 @@ class ClipSamModel(nn.Module):
                 some_cascade = self.cps(features, some_prompts, anomaly_map[shown])
             prompts, cascade = _put(prompts, shown, some_prompts), _put(cascade, shown, some_cascade)
         logits = frame_to_map(cascade.logits_3.squeeze(1), tuple(anomaly_map.shape[-2:]))  # (B, H, W)
-        fused_map = self.fusion(anomaly_map, logits, prompts.peak).clamp(0, 1)
+        fused_map = self.fusion(anomaly_map, logits, prompts.peak, cascade.iou).clamp(0, 1)
         mask = (logits > 0) & asked.view(-1, 1, 1)
         return ClipSamStages(anomaly_map, score, fused_map, mask, region, prompts, cascade)
 

@@ -261,7 +261,8 @@ def prompts_and_decoder(architecture: str) -> Run:
     def run() -> object:
         prompts = model.ppg(anomaly_map, features)
         output = model.cps(features, prompts, anomaly_map)
-        return model.fusion(anomaly_map, frame_to_map(output.logits_3.squeeze(1), (518, 518)), prompts.peak)
+        logits = frame_to_map(output.logits_3.squeeze(1), (518, 518))
+        return model.fusion(anomaly_map, logits, prompts.peak, output.iou)
 
     return run
 

@@ -49,7 +49,7 @@ OPTIONS = {
     "spacing": ("distance", "rank"),
     "multimask": (False, True),
     "box": ("mask", "component"),
-    "fusion": ("weighted", "gate", "mask"),
+    "fusion": ("cautious", "weighted", "gate", "mask"),
     "fusion_weight": (0.3, 0.5, 0.7, 0.9),
     "passes": (1, 2, 3),
 }
@@ -117,8 +117,8 @@ def encode(
 
 
 @torch.no_grad()
-def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run PPG and CPS with these arguments, to L_3 at the map's size ``(B, H, W)`` and the peaks ``(B,)``."""
+def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Tensor, ...]:
+    """Run PPG and CPS with these arguments, to L_3 at the map's size ``(B, H, W)``, peaks and IoUs ``(B,)``."""
     names = ("min_score", "region_ratio", "num_positives", "num_negatives", "spacing", "interval", "kernel_size")
     sam = model.model.sam
     ppg = PointPromptGenerator(
@@ -126,12 +126,14 @@ def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Te
     )
     cps = CascadedPrompts(sam, arguments["multimask"], arguments["box"], arguments["passes"])
     size = (encoded.anomaly_map.shape[-2], encoded.anomaly_map.shape[-1])
-    logits, peaks = [], []
+    logits, peaks, ious = [], [], []
     for anomaly_map, features in zip(encoded.anomaly_map.split(16), encoded.features.split(16), strict=True):
         prompts = ppg(anomaly_map, features)
-        logits.append(frame_to_map(cps(features, prompts, anomaly_map).logits_3.squeeze(1), size))
+        output = cps(features, prompts, anomaly_map)
+        logits.append(frame_to_map(output.logits_3.squeeze(1), size))
         peaks.append(prompts.peak)
-    return torch.cat(logits), torch.cat(peaks)
+        ious.append(output.iou)
+    return torch.cat(logits), torch.cat(peaks), torch.cat(ious)
 
 
 def predict(model: ClipSam, encoded: Encoded, arguments: dict) -> torch.Tensor:
@@ -200,7 +202,7 @@ def choose(model: ClipSam, per_category: int) -> None:
     print(row("CLIP map alone", mean([measure(encoded.anomaly_map, encoded) for encoded in sets])), flush=True)
     chosen = dict(START)
     for name, options in OPTIONS.items():
-        if name == "fusion_weight" and chosen["fusion"] != "weighted":
+        if name == "fusion_weight" and chosen["fusion"] not in {"cautious", "weighted"}:
             continue
         results = {option: figures({**chosen, name: option}) for option in tqdm(options, desc=name, leave=False)}
         if name not in NOT_CHOSEN:
