@@ -7,6 +7,7 @@
     python benchmarks/benchmark.py --subjects encoder gating --sam vit_h
     python benchmarks/benchmark.py --subjects pairs maps        # the pairs and CLIP's maps, beside anomalib's models
     python benchmarks/benchmark.py --subjects runtimes          # what was exported, beside torch
+    python benchmarks/benchmark.py --subjects references        # CLIP's map alone, with good parts, in a batch
     python benchmarks/benchmark.py --growth                     # operations by size and points
 
 Cost does not depend on the weights' values, so the networks have the published sizes and random weights. Every subject
@@ -47,6 +48,8 @@ SIDE = 1536
 """Side of the matrices that are multiplied to see how fast the machine is."""
 POSITIVES, NEGATIVES = 3, 6
 """Point prompts per image, as by default."""
+BATCH = 200
+"""Pictures of an unlabelled batch; what one of them costs is its share of the pairs."""
 BANK = 16_385
 """Patch features in PatchCore's memory: a tenth of those of MVTec AD's bottles, 209 images of 28 x 28."""
 
@@ -249,6 +252,55 @@ def mobile_encoder(architecture: str) -> Run:
     return lean_encoder("vit_t")
 
 
+def localizer_judged(references: str, k_shot: int = 0) -> Run:
+    """CLIP's map, joined with a reference."""
+    from anomalib_clipsam.clip.references import build_judge
+
+    localizer, image = build_localizer(), picture()
+    judge = build_judge(localizer, references, k_shot, {})
+    if k_shot:
+        judge.learn(torch.rand(k_shot, 3, 518, 518), localizer.with_taps)
+    return lambda: judge(*localizer.with_taps(resize(image, [518, 518])))
+
+
+def judged_by_itself(architecture: str) -> Run:
+    """The same, with the picture as its own reference."""
+    del architecture
+    return localizer_judged("self")
+
+
+def judged_by_4(architecture: str) -> Run:
+    """The same, with four good parts."""
+    del architecture
+    return localizer_judged("none", 4)
+
+
+def judged_by_8(architecture: str) -> Run:
+    """The same, with eight good parts."""
+    del architecture
+    return localizer_judged("none", 8)
+
+
+def one_of_a_batch(architecture: str) -> Run:
+    """What one picture of a batch costs beside CLIP: its features averaged, and half of its pairs with the others."""
+    from anomalib_clipsam.clip.references.batch import MUSC_SIZES, aggregate_neighbours
+    from anomalib_clipsam.clip.references.features import patches_of
+
+    del architecture
+    taps = [torch.randn(1, 1024, 37, 37) for _ in range(4)]
+    other = patches_of(taps[0])[0]
+
+    def run() -> None:
+        for tap in taps:
+            for size in MUSC_SIZES:
+                (own,) = patches_of(aggregate_neighbours(tap, size))
+                for _ in range((BATCH - 1) // 2):  # a pair is compared once, for both
+                    similarity = own @ other.T
+                    similarity.amax(dim=1), similarity.amax(dim=0)
+
+    return run
+
+
 def prompts_and_decoder(architecture: str) -> Run:
     """What follows the two encoders: PPG, three passes of the decoder, fusion."""
     from anomalib_clipsam.frame import frame_to_map
@@ -260,7 +312,8 @@ def prompts_and_decoder(architecture: str) -> Run:
     def run() -> object:
         prompts = model.ppg(anomaly_map, features)
         output = model.cps(features, prompts, anomaly_map)
-        return model.fusion(anomaly_map, frame_to_map(output.logits_3.squeeze(1), (518, 518)), prompts.peak)
+        logits = frame_to_map(output.logits_3.squeeze(1), (518, 518))
+        return model.fusion(anomaly_map, logits, prompts.peak, output.iou)
 
     return run
 
@@ -435,6 +488,13 @@ GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
         "crane": partial(localizer_alone, kind="crane"),
     },
     "gating": {"ClipSam": whole, SKIPPED: skipped},
+    "references": {
+        "CLIP's map": localizer_alone,
+        "with itself": judged_by_itself,
+        "with 4 good parts": judged_by_4,
+        "with 8 good parts": judged_by_8,
+        f"beside it, one of a batch of {BATCH}": one_of_a_batch,
+    },
     "runtimes": {
         "torch": pipeline,
         "ONNX Runtime": onnx_runtime,
