@@ -3,7 +3,7 @@
 
 """ClipSam: zero-shot anomaly detection with CLIP and SAM, a model for anomalib.
 
-Importing this package imports nothing else: the classes below are loaded when they are first asked for.
+Importing this package imports nothing else: each class below is loaded on first use.
 
 Example:
     >>> from anomalib_clipsam import ClipSam
@@ -35,7 +35,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the module of a public class when the class is first asked for."""
+    """Import the module of a public class on first use."""
     if name not in _LAZY:
         msg = f"module {__name__!r} has no attribute {name!r}. It has {', '.join(__all__)}."
         raise AttributeError(msg)

@@ -1,14 +1,14 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The way into anomalib: an import hook that makes ``ClipSam`` and ``DrawnParts`` known to it.
+"""Registration with anomalib: an import hook that makes ``ClipSam`` and ``DrawnParts`` known to it.
 
-anomalib 2 looks models and data modules up among the loaded subclasses of its base classes and among the attributes
-of ``anomalib.models`` and ``anomalib.data``; it reads no entry points. ``anomalib_clipsam_autoload.pth`` therefore
-calls :func:`install` whenever Python starts. Nothing but a finder is put in place then. Once ``anomalib.models`` or
-``anomalib.data`` has run, the class is imported and set on it.
+anomalib 2 finds models and data modules among the loaded subclasses of its base classes and the attributes of
+``anomalib.models`` and ``anomalib.data``; it reads no entry points. So ``anomalib_clipsam_autoload.pth`` calls
+:func:`install` whenever Python starts. That only adds a finder. Once ``anomalib.models`` or ``anomalib.data`` has run,
+the class is imported and set on it.
 
-The environment variable ``ANOMALIB_CLIPSAM_AUTOLOAD=0`` switches all of this off.
+``ANOMALIB_CLIPSAM_AUTOLOAD=0`` in the environment switches this off.
 
 This module runs at every start of Python: it imports only modules that are part of the interpreter.
 """
@@ -33,11 +33,11 @@ HOSTS = {
 
 
 class _Finder:
-    """Meta path finder that lets the others find anomalib's modules and ours, and is told when these have run.
+    """Meta path finder that leaves the finding to the others, and notices when anomalib's modules and ours have run.
 
-    Our modules import anomalib's, which would import ours: classes are registered only when no watched module is
-    still running, be it anomalib's or our own, in any thread. Whichever of them ends last does it. (So a thread that
-    ends importing anomalib while another one is just importing this package sees the class a moment later.)
+    Our modules import anomalib's, which would import ours: classes are registered only when no watched module,
+    anomalib's or ours, is running in any thread. The last one to end registers them. (If one thread has imported
+    anomalib while another still imports this package, the first sees the class a moment later.)
     """
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class _Finder:
     def watch(self, name: str, loader: "Loader | None") -> None:
         """Be told when ``loader`` has executed the module ``name``.
 
-        The loader keeps its class and gets its method back before the module runs, so that everything that reads
-        ``__spec__`` and ``__loader__`` finds what it would find without this hook.
+        The loader keeps its class and gets its method back before the module runs, so that code that reads ``__spec__``
+        or ``__loader__`` sees what it would see without this hook.
         """
         exec_module = getattr(loader, "exec_module", None)
         if exec_module is None or isinstance(loader, type):  # a namespace package, or a class that many modules share
@@ -114,7 +114,7 @@ class _Finder:
                     names.append(class_name)
 
     def warn(self, reason: str) -> None:
-        """Say once why the plugin is not there, by a warning, or by a log line where warnings are errors."""
+        """Report once why the plugin is missing: by a warning, or by a log line where warnings are errors."""
         processes = sys.modules.get("multiprocessing.process")
         if self.warned or (processes is not None and processes.parent_process() is not None):
             return
@@ -122,7 +122,7 @@ class _Finder:
         import warnings
 
         msg = (
-            f"anomalib runs without the plugin {PACKAGE}, which could not be imported ({reason}). Mend the cause, "
+            f"anomalib runs without the plugin {PACKAGE}, which could not be imported ({reason}). Fix the cause, "
             f"or `pip uninstall {PACKAGE}`, or set ANOMALIB_CLIPSAM_AUTOLOAD=0 to do without it."
         )
         try:

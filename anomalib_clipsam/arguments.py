@@ -1,26 +1,27 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Arguments as they were given in Python: of the types and names that are annotated, or a sentence that says so.
+"""Checks of arguments given in Python: their names and types must be those that are annotated.
 
-On the command line jsonargparse sees to both.
+On the command line, jsonargparse checks both.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args, get_type_hints, is_typeddict
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
-FILES = ("prompts", "adapters", "clip_weights", "sam_weights")
+FILES = ("prompts", "adapters", "clip_weights", "sam_weights", "few_shot_source")
 """Arguments that name a file: a ``Path`` does too."""
 
 
 def check_types(annotated: Any, values: dict[str, Any]) -> None:
-    """Refuse values of another type than is annotated.
+    """Raise unless values have the annotated types.
 
     Args:
         annotated (Any): A function or a ``TypedDict``.
-        values (dict[str, Any]): Values by name; others than those annotated are not looked at.
+        values (dict[str, Any]): Values by name; those without an annotation are ignored.
 
     Raises:
         TypeError: If one is of another type.
@@ -28,7 +29,8 @@ def check_types(annotated: Any, values: dict[str, Any]) -> None:
     for name, hint in get_type_hints(annotated).items():
         if name not in values:
             continue
-        types = [dict if is_typeddict(kind) else kind for kind in get_args(hint) or (hint,)]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        types = [dict if is_typeddict(kind) else get_origin(kind) or kind for kind in kinds]
         allowed = (*types, *([int] if float in types else []), *([Path] if name in FILES else []))
         value = values[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):
@@ -42,7 +44,7 @@ def group(given: dict[str, Any] | None, annotated: Any, name: str) -> dict[str, 
 
     Args:
         given (dict[str, Any] | None): Values by name; ``None`` for none.
-        annotated (Any): The ``TypedDict`` that it has to fit.
+        annotated (Any): The ``TypedDict`` that it must match.
         name (str): The group's name, for the message.
 
     Returns:
@@ -56,7 +58,7 @@ def group(given: dict[str, Any] | None, annotated: Any, name: str) -> dict[str, 
     names = list(annotated.__annotations__)
     unknown = [key for key in given if key not in names]
     if unknown:
-        msg = f"{name} has no '{unknown[0]}'. Choose of {', '.join(names)}."
+        msg = f"{name} has no '{unknown[0]}'. Choose one of {', '.join(names)}."
         raise ValueError(msg)
     check_types(annotated, given)
     return given

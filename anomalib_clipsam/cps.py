@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 BOXES = ("mask", "component")
 EMPTY_LOGIT = -32.0
-"""Mask logit of an image that SAM was not asked about; SAM's own logits are clamped to 32 where it iterates."""
+"""Mask logit of an image that SAM did not see; SAM clamps its own logits to 32 where it iterates."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def mask_to_box(mask: torch.Tensor) -> torch.Tensor:
 def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
     """Keep the connected component with the highest mean score.
 
-    Components (of 8 neighbours) are found by spreading each pixel's number to its neighbours inside the mask until the
-    largest has reached all; a fixed number of steps, so that shapes stay static, and enough for any shape whose winding
-    is no longer than twice the grid's half circumference.
+    Every pixel of the mask has a number. In each step it takes the highest one among itself and its 8 neighbours in the
+    mask, until a component has one number. The number of steps is fixed, ``2 * (h + w)``, so that shapes stay static; a
+    component that winds further than that may count as several.
 
     Args:
         mask (torch.Tensor): ``(B, h, w)`` bool.
@@ -121,8 +121,8 @@ class CascadedPrompts(nn.Module):
 
     Args:
         sam (Sam): The model; its prompt encoder and mask decoder are used.
-        multimask (bool): Pass 1 asks for one mask, passes 2 and 3 for three of which the one with the highest predicted
-            IoU is kept, as PerSAM does. ``False`` asks for one mask throughout. Defaults to ``False``.
+        multimask (bool): Pass 1 asks for one mask; passes 2 and 3 ask for three and keep the one with the highest
+            predicted IoU, as PerSAM does. ``False`` asks for one mask throughout. Defaults to ``False``.
         box (str): The box of pass 3 bounds the whole of L_2 > 0 (``"mask"``, PerSAM) or its component with the highest
             mean S_a (``"component"``, EthMuSAM). Defaults to ``"mask"``.
         passes (int): 3, or fewer for an ablation: the later logits then repeat the last ones. Defaults to ``3``.
@@ -145,7 +145,7 @@ class CascadedPrompts(nn.Module):
         self.passes = passes
 
     def blank(self, batch_size: int) -> CascadeOutput:
-        """Give the answer for images that SAM is not asked about: no box, an empty mask.
+        """Give the answer for images that SAM does not see: no box, an empty mask.
 
         Args:
             batch_size (int): B, the number of images.
@@ -224,7 +224,7 @@ class CascadedPrompts(nn.Module):
 
     @staticmethod
     def _component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
-        """Reduce the mask to its most anomalous component, told apart on the feature grid, a quarter of the mask's."""
+        """Reduce the mask to its most anomalous component, found on the feature grid, a quarter of the mask's size."""
         coarse = F.max_pool2d(mask.float().unsqueeze(1), 4).squeeze(1) > 0
         chosen = most_anomalous_component(coarse, map_to_frame(anomaly_map, coarse.shape[-2:]))
         return mask & chosen.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)

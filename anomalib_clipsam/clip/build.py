@@ -13,6 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_clipsam.compute.linear import linear, use_onednn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from open_clip import CLIP
     from open_clip.transformer import ResidualAttentionBlock
 
@@ -196,8 +198,31 @@ def attend(
     Returns:
         torch.Tensor: ``(B, Q, D)``.
     """
-    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
-    return block.ls_1(linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias))
+    return _join_heads(block, F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask))
+
+
+def attend_alike(
+    block: ResidualAttentionBlock, projections: Sequence[torch.Tensor], values: torch.Tensor
+) -> torch.Tensor:
+    """Give what a block would add if its tokens gathered values from tokens that are like them.
+
+    Args:
+        block (ResidualAttentionBlock): A block of open_clip's.
+        projections (Sequence[torch.Tensor]): What tokens are compared by, each ``(B, heads, L, D / heads)`` with
+            itself; of several, the attention is summed.
+        values (torch.Tensor): ``(B, heads, L, D / heads)``.
+
+    Returns:
+        torch.Tensor: ``(B, L, D)``.
+    """
+    gathered = [F.scaled_dot_product_attention(projected, projected, values) for projected in projections]
+    return _join_heads(block, sum(gathered[1:], gathered[0]))
+
+
+def _join_heads(block: ResidualAttentionBlock, attended: torch.Tensor) -> torch.Tensor:
+    """Bring ``(B, heads, Q, D / heads)`` back into the residual stream, ``(B, Q, D)``."""
+    joined = attended.transpose(1, 2).flatten(2)
+    return block.ls_1(linear(joined, block.attn.out_proj.weight, block.attn.out_proj.bias))
 
 
 def feed_forward(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:

@@ -33,17 +33,18 @@ def cache_folder() -> Path:
     return get_pretrained_weights_dir() / "clip_sam" / "text"
 
 
-def cache_key(weights: str, sentences: Sequence[Sequence[str]]) -> str:
+def cache_key(weights: str, activation: str, sentences: Sequence[Sequence[str]]) -> str:
     """Name what determines the embeddings.
 
     Args:
         weights (str): Hash of the text tower's weights.
+        activation (str): Its activation, which the weights do not tell.
         sentences (Sequence[Sequence[str]]): Sentences about a normal and about an abnormal part.
 
     Returns:
         str: SHA-256, in hexadecimal.
     """
-    return hashlib.sha256(json.dumps([weights, sentences]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([weights, activation, sentences]).encode()).hexdigest()
 
 
 def load_text(key: str) -> torch.Tensor | None:
@@ -63,7 +64,7 @@ def load_text(key: str) -> torch.Tensor | None:
 
 
 def save_text(key: str, text: torch.Tensor) -> None:
-    """Write embeddings, if the disk lets us; nothing depends on it.
+    """Write embeddings, if the disk allows it; nothing depends on it.
 
     Args:
         key (str): What :func:`cache_key` gave.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A model to try a comparison with where nothing can be downloaded."""
+"""A model for trying a comparison without downloads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class UntrainedWinClip(WinClip):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        # anomalib has no argument for it; open_clip leaves the weights as they were drawn where no name is given.
+        # anomalib has no argument for it; without a name, open_clip keeps the random weights.
         with patch("anomalib.models.image.winclip.torch_model.PRETRAINED", None):
             super().__init__(**kwargs)

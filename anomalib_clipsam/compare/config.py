@@ -19,6 +19,8 @@ from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_clipsam import ClipSam, DrawnParts, __version__  # noqa: F401  # likewise
+from anomalib_clipsam.weights.load import find_learned
+from anomalib_clipsam.weights.table import DATA_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +78,7 @@ class DataEntry:
         categories (tuple[str, ...]): Values of its ``category``. Defaults to none: the data module as it is.
         max_images (int | None): Most test images of each category, half of them defective, evenly over the list of
             files. Defaults to ``None``, all.
-        published (str | None): Key of :data:`PUBLISHED`, to print these figures beside. Defaults to ``None``.
+        published (str | None): Key of :data:`PUBLISHED`, to print these figures too. Defaults to ``None``.
     """
 
     label: str
@@ -95,7 +97,7 @@ class Pair:
         model (ModelEntry): The model.
         data (DataEntry): The data set.
         category (str): The category; ``""`` where the data module has none to choose.
-        fingerprint (str): Changes with everything in the configuration that the row depends on.
+        fingerprint (str): Hash of everything in the configuration that the row depends on.
     """
 
     model: ModelEntry
@@ -117,6 +119,8 @@ class Comparison:
         seed (int): Seed of every pair. Defaults to ``0``.
         engine (dict[str, Any]): Arguments of anomalib's ``Engine``, such as ``accelerator``. Defaults to none.
         pictures (int): Test images of each kind of defect that the report shows. Defaults to ``2``.
+        trained_on_tested (bool): Whether ClipSam may be given learned weights that were trained on the data set that it
+            is compared on. Defaults to ``False``.
     """
 
     models: tuple[ModelEntry, ...]
@@ -126,6 +130,7 @@ class Comparison:
     seed: int = 0
     engine: dict[str, Any] = field(default_factory=dict)
     pictures: int = 2
+    trained_on_tested: bool = False
 
     def pairs(self) -> Iterator[Pair]:
         """Give the rows in their order: by data set, category, model."""
@@ -150,12 +155,12 @@ def read_config(path: str | Path) -> Comparison:
 
     Raises:
         OSError: If the file, or a checkpoint that it names, cannot be read.
-        ValueError: If an entry is unknown, missing, or no model or data module has such arguments.
+        ValueError: If an entry is unknown or missing, or a model or data module has no such arguments.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        msg = f"{path} is not YAML: {error}. Mend the file."
+        msg = f"{path} is not YAML: {error}. Fix the file."
         raise ValueError(msg) from error
     content = _checked(content, Comparison, str(path))
     lists = {}
@@ -178,11 +183,27 @@ def read_config(path: str | Path) -> Comparison:
             raise ValueError(msg)
     for data in comparison.data:
         if data.published not in (None, *PUBLISHED):
-            msg = f"No figures are known as '{data.published}'. Choose of {', '.join(PUBLISHED)}, or leave it out."
+            msg = f"No figures are known as '{data.published}'. Choose one of {', '.join(PUBLISHED)}, or leave it out."
             raise ValueError(msg)
     for pair in comparison.pairs():  # what cannot be built is said now, and not after hours
-        _parse(pair)
+        parsed = _parse(pair)
+        if not comparison.trained_on_tested:
+            _check_trained_on(pair, parsed)
     return comparison
+
+
+def _check_trained_on(pair: Pair, parsed: Any) -> None:
+    """Refuse a ClipSam with learned weights that were trained on what it is compared on."""
+    adapters = parsed.model.get("init_args", {}).get("adapters")
+    if not parsed.model.class_path.endswith(".ClipSam") or adapters in (None, "auto"):
+        return
+    row = find_learned(adapters)
+    if row is not None and row.trained_on == DATA_SETS.get(parsed.data.class_path.rpartition(".")[2]):
+        msg = (
+            f"'{pair.model.label}' on '{pair.data.label}': {row.name} was trained on {row.trained_on}, which is no "
+            "zero-shot test. Leave `adapters` out, or set `trained_on_tested: true` to do it all the same."
+        )
+        raise ValueError(msg)
 
 
 def _checked(entry: Any, kind: type, where: str) -> dict[str, Any]:
@@ -207,7 +228,6 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(pair: Pair) -> Any:
-    """Parse the arguments of a pair."""
     chosen = {"category": pair.category} if pair.category else {}
     entries = {
         "model": {"class_path": pair.model.class_path, "init_args": pair.model.init_args},

@@ -3,9 +3,9 @@
 
 """The papers' metrics from raw maps and scores: neither normalised, clamped nor put through a sigmoid.
 
-anomalib's metrics see what the post-processor has clamped to [0, 1], its AUROC and AUPR apply a sigmoid to each batch
-with a score outside it, and each of them keeps and sorts all pixels. Here pixels are counted as they come, by levels of
-the score: the counts are in order already, every pixel metric is read off them, and no pixel is kept.
+anomalib's metrics see scores that the post-processor has clamped to [0, 1]. Its AUROC and AUPR apply a sigmoid to each
+batch with a score outside that range, and each metric keeps and sorts all pixels. Here pixels are counted by levels of
+the score. All pixel metrics follow from the counts, and no pixel is kept.
 
 Letters: B images, H W map, N levels.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PIXEL_METRICS = ("pixel_AUROC", "pixel_F1Max", "pixel_AP", "pixel_AUPRO")
 IMAGE_METRICS = ("image_AUROC", "image_F1Max", "image_AP")
 LEVELS = 2**20
-"""N, the most levels of the score that are told apart."""
+"""N, the number of levels that scores are sorted into."""
 
 
 class PixelMetrics:
@@ -54,7 +54,7 @@ class PixelMetrics:
 
     def __init__(self, fpr_limit: float = 0.3) -> None:
         if not 0 < fpr_limit <= 1:
-            msg = f"fpr_limit is {fpr_limit}, but it is a share of 1. Choose a number above 0 and up to 1, such as 0.3."
+            msg = f"fpr_limit is {fpr_limit}; it must be above 0 and at most 1, such as 0.3."
             raise ValueError(msg)
         self.fpr_limit = fpr_limit
         self.low, self.high = math.inf, -math.inf
@@ -80,7 +80,7 @@ class PixelMetrics:
             )
             raise ValueError(msg)
         if not maps.isfinite().all():
-            msg = "A map holds NaN or infinite scores, so that its pixels have no order. Mend the model that gave it."
+            msg = "A map holds NaN or infinite scores, so its pixels have no order. Fix the model that gave it."
             raise ValueError(msg)
         scores = maps.double().cpu().numpy().ravel()
         regions = connected_components_cpu(masks.long().cpu().unsqueeze(1)).numpy().ravel()  # 0, 1, ..., per batch
@@ -105,7 +105,7 @@ class PixelMetrics:
         occupied = np.flatnonzero(self.counts[:2].any(axis=0))
         levels = ((occupied + self.base) >> (exponent - self.exponent)) - base if len(occupied) else occupied
         counts = [np.bincount(levels, count[occupied], minlength=LEVELS) for count in self.counts]
-        self.counts = np.stack(counts).astype(float)  # numpy counts nothing at all in integers
+        self.counts = np.stack(counts).astype(float)  # numpy gives integers where there is nothing to count
         self.low, self.high, self.exponent, self.base = low, high, exponent, base
 
     def compute(self) -> dict[str, float]:
@@ -134,7 +134,7 @@ class PixelMetrics:
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Measure image scores by scikit-learn.
+    """Measure image scores with scikit-learn.
 
     Args:
         scores (ArrayLike): Score of each image, ``(B,)``, of any range.

@@ -85,12 +85,11 @@ class ReportPictures(Visualizer):
             )
 
     def _save(self, picture: Image.Image) -> str:
-        """Save a picture, and give its name."""
         name = f"{len(list(self.folder.iterdir())):04}.webp"
         picture.save(self.folder / name, quality=70)
         return name
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down which picture is which."""
+        """Write the index of the pictures."""
         del trainer, pl_module
         (self.folder / INDEX).write_text(json.dumps(self.entries), encoding="utf-8")

@@ -57,7 +57,7 @@ def write_report(output: Path, comparison: Comparison, rows: Sequence[Row]) -> N
 
 
 def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Gather what the models said of each image that is shown."""
+    """Gather the models' answers to each image in the report."""
     images: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         folder = output / PICTURES / row.fingerprint
@@ -87,5 +87,5 @@ def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dic
 
 
 def _inline(path: Path) -> str:
-    """Give a picture as an address that holds it."""
+    """Encode a picture as a data URL."""
     return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -33,7 +33,7 @@ from anomalib_clipsam.compare.config import build
 from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
-from anomalib_clipsam.compare.table import Row, read_rows, write_tables
+from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +48,10 @@ logger = logging.getLogger(__name__)
 
 
 class Measurement(Callback):
-    """Measure a test pass: metrics from what the model gave, before the post-processor changes it, and its time.
+    """Measure a test pass: its time, and metrics of the model's output before the post-processor changes it.
 
     Args:
-        truth (AnomalibDataset): The test images and masks as the data set has them, at their own size.
+        truth (AnomalibDataset): The test images, with masks at their own size.
         map_size (int): Side of the square that maps and masks are brought to, in pixels.
     """
 
@@ -62,7 +62,7 @@ class Measurement(Callback):
         self.pixels = PixelMetrics()
         self.scores: list[float] = []
         self.labels: list[int] = []
-        self.seconds: list[tuple[float, int]] = []  # of each batch, and its images
+        self.seconds: list[tuple[float, int]] = []  # seconds and images of each batch
 
     def watch(self, module: torch.nn.Module) -> None:
         """Time every call of a network that does not train. The first batch is given to it twice, to warm it up.
@@ -99,7 +99,7 @@ class Measurement(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take maps and scores. Lightning asks the Engine's callbacks before the model's own post-processor."""
+        """Take maps and scores. Lightning calls the Engine's callbacks before the model's own post-processor."""
         del trainer, pl_module, batch, batch_idx, dataloader_idx
         maps, scores = outputs.anomaly_map, outputs.pred_score
         if scores is None:
@@ -139,13 +139,13 @@ class Measurement(Callback):
 
 
 def compare(comparison: Comparison) -> list[Row]:
-    """Run what has not been run yet, and write the tables after each pair.
+    """Run the pairs that have not been run yet, and write the tables after each.
 
     Args:
         comparison (Comparison): What to compare.
 
     Returns:
-        list[Row]: A row per pair, in the order of the configuration; of a pair that failed, it says why.
+        list[Row]: A row per pair, in the order of the configuration; a failed pair's row says why.
     """
     output = Path(comparison.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -180,14 +180,13 @@ def run_pair(comparison: Comparison, pair: Pair) -> Row:
     names = {"data": pair.data.label, "category": pair.category, "model": pair.model.label}
     try:
         return Row(**names, fingerprint=pair.fingerprint, **_measure(comparison, pair))
-    except Exception as error:  # a model may raise what it likes, and the others are still to be run
+    except Exception as error:  # whatever a model raises, the others must still run
         logger.debug("The pair failed.", exc_info=True)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return Row(**names, fingerprint=pair.fingerprint, error=" ".join(text.split()))
 
 
 def _measure(comparison: Comparison, pair: Pair) -> dict[str, Any]:
-    """Give the figures of a pair."""
     gc.collect()
     reset_peak_memory()
     seed_everything(comparison.seed, verbose=False)
@@ -197,7 +196,7 @@ def _measure(comparison: Comparison, pair: Pair) -> dict[str, Any]:
     data.setup(TrainerFn.TESTING)
     for subset in (data.test_data, data.val_data) if pair.data.max_images else ():
         subset.subsample(choose(subset, pair.data.max_images), inplace=True)
-    # The Engine is about to have the data set resize its masks to the model's own size; this copy keeps theirs.
+    # The Engine will make the data set resize its masks to the model's size; this copy keeps their own.
     measurement = Measurement(copy.copy(data.test_data), comparison.map_size)
     measurement.watch(model.model)
     model.evaluator = None
@@ -220,16 +219,19 @@ def _measure(comparison: Comparison, pair: Pair) -> dict[str, Any]:
             engine.test(model, datamodule=data, ckpt_path=pair.model.ckpt_path, verbose=False)
         else:
             engine.train(model, datamodule=data)
+    seen = seen_images(model, data)
     return {
         **measurement.results(),
+        # what a batch costs comes before its pass, where nothing is timed
+        **({"seconds_per_image": math.nan} if seen == TEST_BATCH else {}),
         "peak_memory_mb": peak_memory(),
-        "train_images": None if pair.model.ckpt_path else seen_images(model, data),
+        "train_images": None if pair.model.ckpt_path else seen,
         "test_images": len(measurement.labels),
     }
 
 
 def choose(dataset: AnomalibDataset, count: int) -> list[int]:
-    """Choose images evenly over a list of files, half of them defective as far as there are as many.
+    """Choose images evenly over a list of files, half of them defective if there are enough.
 
     Args:
         dataset (AnomalibDataset): The data set.
@@ -284,8 +286,11 @@ def seen_images(model: AnomalibModule, data: Any) -> int:
         data (Any): Data module.
 
     Returns:
-        int: 0 for a zero-shot model, the number of its references for a few-shot model, else all training images.
+        int: 0 for a zero-shot model, the number of its references for a few-shot model, else all training images;
+        :data:`TEST_BATCH` for a model that compares the test images with one another.
     """
+    if getattr(model, "compares_batch", False):
+        return TEST_BATCH
     if model.learning_type == LearningType.ZERO_SHOT:
         return 0
     if model.learning_type == LearningType.FEW_SHOT and hasattr(model, "k_shot"):
@@ -294,22 +299,22 @@ def seen_images(model: AnomalibModule, data: Any) -> int:
 
 
 def reset_peak_memory() -> None:
-    """Begin to measure the peak memory anew."""
+    """Reset the peak memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        logger.info("The peak memory of a process can be told on Linux only, and is left out.")
+        logger.info("The peak memory of a process can be measured on Linux only; it is left out.")
 
 
 def peak_memory() -> float:
     """Give the peak memory since :func:`reset_peak_memory`.
 
     Returns:
-        float: MB that torch has allocated on the GPU, or without one, that the process had in memory; NaN where the
-        system does not say.
+        float: MB that torch has allocated on the GPU, or without a GPU, that the process has used; NaN where the system
+        does not tell.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
@@ -329,7 +334,7 @@ def _now() -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let the progress bar be read: what each of many passes says about itself is not shown."""
+    """Keep the progress bar readable: hide what the passes log."""
     names = ("anomalib", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
     levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
     try:

@@ -23,10 +23,13 @@ METRICS = (*PIXEL_METRICS, *IMAGE_METRICS)
 HEADINGS = ("pixel AUROC", "F1-max", "AP", "AUPRO", "image AUROC", "F1-max", "AP")
 COSTS = ("s / image", "peak MB", "trained on")
 
+TEST_BATCH = -1
+"""In place of a number of training images: a model that compares the unlabelled test images with one another."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a model on a category.
+    """The figures of a model on a category.
 
     Args:
         data (str): Label of the data set.
@@ -34,11 +37,12 @@ class Row:
         model (str): Label of the model.
         fingerprint (str): Of the configuration that made it.
         error (str): Why the pair failed; ``""`` if it did not. Defaults to ``""``.
-        pixel_AUROC (float | None): As the other metrics, in [0, 1]; NaN if it cannot be told, None if the pair failed.
+        pixel_AUROC (float | None): As the other metrics, in [0, 1]; NaN if undefined, None if the pair failed.
         seconds_per_image (float | None): Of the network alone, after warm-up.
         peak_memory_mb (float | None): Of the whole pair.
-        train_images (int | None): Images of the category that the model has seen; None for a checkpoint.
-        test_images (int | None): Images that the metrics rest on.
+        train_images (int | None): Images of the category that the model has seen; None for a checkpoint, and
+            :data:`TEST_BATCH`.
+        test_images (int | None): Number of test images.
     """
 
     data: str
@@ -134,7 +138,6 @@ def to_markdown(comparison: Comparison, rows: Sequence[Row]) -> str:
 
 
 def _block(rows: Sequence[Row], data: DataEntry) -> list[str]:
-    """The table of a data set."""
     lines = [_line(["category", "model", *HEADINGS, *COSTS]), _line([":--", ":--", *["--:"] * 10])]
     for line in data_lines(rows, data):
         category = f"**{line.category}**" if line.mean else line.category
@@ -145,7 +148,7 @@ def _block(rows: Sequence[Row], data: DataEntry) -> list[str]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table, as it is read.
+    """A line of a table, as text.
 
     Args:
         category (str): The category.
@@ -207,7 +210,6 @@ def means(rows: Sequence[Row], categories: int) -> Iterable[Row]:
 
 
 def _group(rows: Sequence[Row], category: str, *, mean: bool = False) -> list[Line]:
-    """The lines of one category."""
     top = [max((_shown(getattr(row, metric)) for row in rows), key=_number) for metric in METRICS]
     lines = []
     for row in rows:
@@ -215,7 +217,8 @@ def _group(rows: Sequence[Row], category: str, *, mean: bool = False) -> list[Li
         best = [cell == highest != "-" for cell, highest in zip(cells, top, strict=True)]
         cells.append(_rounded(row.seconds_per_image, ".3g"))
         cells.append(_rounded(row.peak_memory_mb, ".0f"))
-        cells.append("failed" if row.error and not mean else "-" if row.train_images is None else str(row.train_images))
+        seen = {None: "-", TEST_BATCH: "test images"}.get(row.train_images, str(row.train_images))
+        cells.append("failed" if row.error and not mean else seen)
         lines.append(Line(category, row.model, tuple(cells), (*best, False, False, False), mean))
     return lines
 
@@ -235,7 +238,6 @@ def _number(text: str) -> float:
 
 
 def _published(data: DataEntry) -> list[str]:
-    """The table of published figures."""
     rows = PUBLISHED[data.published].items()
     return [
         "*Published, zero-shot, mean over the whole data set. Copied from papers, not measured here, at other sizes:*",

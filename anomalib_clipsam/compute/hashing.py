@@ -31,6 +31,22 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_git_blob(path: Path) -> str:
+    """Name a file as git does: its content and the length of it, hashed.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        str: The blob's SHA-1, in hexadecimal.
+    """
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     """Hash a network's weights: their names, shapes and values, whatever file they came in.
 

@@ -3,8 +3,8 @@
 
 """Linear layers that a CPU multiplies with oneDNN.
 
-torch gives a linear layer in float32 to MKL, and a convolution to oneDNN, which on some CPUs is faster by a tenth to a
-half. Numbers are in the performance notes.
+torch computes a float32 linear layer with MKL, but a convolution with oneDNN, which is a tenth to a half faster on some
+CPUs (figures in ``docs/performance.md``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:  # noqa: A002
-    """Give what ``torch.nn.functional.linear`` gives, on a CPU as a convolution of 1 x 1.
+    """Compute ``torch.nn.functional.linear``, on a CPU as a 1 x 1 convolution.
 
     Args:
         input (torch.Tensor): ``(..., in_features)``.
@@ -32,13 +32,13 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
         or not torch.backends.mkldnn.is_available()
     ):
         return F.linear(input, weight, bias)
-    pixels = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # as they lie, under another name
+    pixels = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # tokens as pixels of one row
     convolved = F.conv2d(pixels, weight[..., None, None], bias)
     return convolved.permute(0, 2, 3, 1).reshape(*input.shape[:-1], len(weight))
 
 
 class OneDnnLinear(nn.Linear):
-    """torch's linear layer through :func:`linear`. Made of one by :func:`use_onednn`."""
+    """torch's linear layer through :func:`linear`; see :func:`use_onednn`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # torch's name
         """Run the layer.
@@ -53,7 +53,7 @@ class OneDnnLinear(nn.Linear):
 
 
 def use_onednn(module: nn.Module) -> None:
-    """Let the plain linear layers in a module be multiplied by oneDNN on a CPU. Weights and their names stay.
+    """Make the plain linear layers of a module use oneDNN on a CPU. Weights and their names stay.
 
     Args:
         module (nn.Module): Changed in place.

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The precision that the two image encoders compute in, the costly nine tenths and more of the method.
+"""Precision of the two image encoders, which take more than nine tenths of the time.
 
-Weights, residual streams, comparisons with the text, PPG, CPS and fusion stay in float32 in any case: what a rounding
-error would turn into another point or another pixel.
+Weights, residual streams, comparisons with the text, PPG, CPS and fusion always stay in float32: a rounding error there
+could move a point or a pixel.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What may be asked for, and what matrix products are then computed in. ``None`` leaves them as they come."""
+"""Name -> type that matrix products are computed in; ``None`` leaves it as it is."""
 
 
 @cache  # so that it warns once
 def check_precision(precision: str, device: torch.device) -> None:
-    """See whether a device computes well in a precision.
+    """Check that a device supports a precision.
 
     Args:
         precision (str): One of :data:`PRECISIONS`.
         device (torch.device): Where the model is.
 
     Raises:
-        ValueError: If the device has no fp16, or a GPU no bf16. A CPU that only imitates bf16 gets a warning: the
-            answer is right, but it takes longer than float32.
+        ValueError: If the device has no fp16, or a GPU no bf16. A CPU that emulates bf16 gets a warning: the result is
+            right, but takes longer than in float32.
     """
     if precision == "fp16" and device.type == "cpu":
         msg = "precision='fp16' needs a GPU. On a CPU, choose 'bf16' or 'float32'."
@@ -44,11 +44,11 @@ def check_precision(precision: str, device: torch.device) -> None:
         msg = f"{torch.cuda.get_device_name(device)} does not compute in bf16. Choose precision='fp16' or 'float32'."
         raise ValueError(msg)
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        logger.warning("This CPU has no bf16 of its own: precision='bf16' will be slower than 'float32'.")
+        logger.warning("This CPU has no native bf16: precision='bf16' will be slower than 'float32'.")
 
 
 def cpu_has_bf16() -> bool:
-    """Say whether this CPU multiplies bf16 numbers by itself.
+    """Say whether this CPU has native bf16.
 
     Returns:
         bool: ``True`` for x86 with AVX-512 BF16 or AMX, for Arm with BF16, and where torch is too old to tell.
@@ -60,14 +60,14 @@ def cpu_has_bf16() -> bool:
 
 
 def encoders_in(precision: str, device_type: str) -> AbstractContextManager:
-    """Compute in a precision what is called inside.
+    """Run the enclosed code in a precision.
 
     Args:
-        precision (str): One of :data:`PRECISIONS`. With ``"float32"``, what Lightning's ``precision`` says holds.
+        precision (str): One of :data:`PRECISIONS`. ``"float32"`` leaves it to Lightning's ``precision``.
         device_type (str): Type of the device, such as ``"cuda"``.
 
     Returns:
-        AbstractContextManager: The context. It does nothing while the model is exported: the target decides then.
+        AbstractContextManager: The context. It does nothing during an export: there the target decides.
     """
     dtype = PRECISIONS[precision]
     if dtype is None or torch.compiler.is_exporting():
@@ -76,7 +76,7 @@ def encoders_in(precision: str, device_type: str) -> AbstractContextManager:
 
 
 def full_precision(device_type: str) -> AbstractContextManager:
-    """Compute in float32 what is called inside, whatever is around it.
+    """Run the enclosed code in float32, whatever is around it.
 
     Args:
         device_type (str): Type of the device.

@@ -3,8 +3,8 @@
 
 """Export: CLIP, PPG and CPS in one file, or CLIP's part and SAM's part in two.
 
-anomalib writes the files; here stands what the method needs beside that: a graph that starts with the pre-processor's
-resize, so that pictures of any size go in; metadata; OpenVINO's own operators where its reader takes others.
+anomalib writes the files. This module adds what the method needs besides: a graph that starts with the pre-processor's
+resize and so takes pictures of any size, metadata, and 8 bits for the image encoders alone.
 
 Letters: B images, H W map.
 """
@@ -26,6 +26,7 @@ from lightning_utilities.core.imports import module_available
 from torch import nn
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.clip.references import BatchJudge
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
@@ -41,23 +42,23 @@ nncf_logger = logging.getLogger("nncf")
 OPSET = 18
 """ONNX operators: the set that torch's exporter writes by itself."""
 OPTIMIZE = False
-"""Whether torch's exporter simplifies the graph: that takes as long as all else, and what runs the file does it too."""
+"""Whether torch's exporter simplifies the graph: that takes as long as all else, and runtimes do it too."""
 ONE_FILE_BYTES = 2**31 - 2**20
 """Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
 weights in a second file beside it."""
-ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.")
-"""What the names of weights in the blocks of CLIP's and SAM's image encoders have in them."""
+ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.", ".image_encoder.trunk.stages.")
+"""What marks the names of weights in the blocks of CLIP's and SAM's image encoders."""
 INPUTS = ("input", "clip_map")
-"""Names of the refiner's inputs; the first is that of every other graph."""
+"""Names of the refiner's inputs; other graphs have the first alone."""
 EXAMPLE = (2, 3, 32, 32)
-"""Shape of the images that are traced. With one image, torch would take the batch size for fixed."""
+"""Shape of the images that are traced. With one image, torch would fix the batch size."""
 
 
 class Pipeline(Protocol):
-    """What is exported: :class:`anomalib_clipsam.lightning_model.ClipSam`, which has the functions here as methods.
+    """What is exported: :class:`anomalib_clipsam.lightning_model.ClipSam`, which has these functions as methods.
 
-    Class name and text embeddings are those that the model has when it is exported: of its argument, the checkpoint, or
-    its last pass.
+    Class name and text embeddings are those at the time of the export: from the argument, the checkpoint or the last
+    pass.
     """
 
     model: ClipSamModel
@@ -65,12 +66,15 @@ class Pipeline(Protocol):
     post_processor: nn.Module | None
     device: torch.device
 
+    def learn_good_parts(self) -> None:
+        """Look at the good parts that pictures are compared with, where that was not done yet."""
+
     def frozen_weights(self) -> dict[str, dict[str, str]]:
-        """Say which frozen weights the model runs on."""
+        """Name the frozen weights that the model runs on."""
 
 
 def export_metadata(pipeline: Pipeline) -> dict[str, str]:
-    """Say what an exported model was made of.
+    """Describe an exported model.
 
     Args:
         pipeline (Pipeline): The model.
@@ -107,6 +111,7 @@ def to_torch(pipeline: Pipeline, export_root: Path | str, model_file_name: str =
     Returns:
         Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :func:`export_metadata`.
     """
+    pipeline.learn_good_parts()
     path = create_export_root(export_root, ExportType.TORCH) / f"{model_file_name}.pt"
     torch.save({"model": pipeline, "metadata": export_metadata(pipeline)}, path)
     return path
@@ -128,8 +133,8 @@ def to_onnx(
         pipeline (Pipeline): The model.
         export_root (Path | str): Folder in which ``weights/onnx`` is made.
         model_file_name (str): Name of the file, without its suffix. Defaults to ``"model"``.
-        input_size (tuple[int, int] | None): Only size of images to take, height and width. Defaults to ``None``,
-            any.
+        input_size (tuple[int, int] | None): The only size of images to accept, height and width. Defaults to
+            ``None``, any size.
         **kwargs: Arguments of ``torch.onnx.export``.
 
     Returns:
@@ -138,10 +143,10 @@ def to_onnx(
 
     Raises:
         ModuleNotFoundError: If a package is missing; the message has the line that installs it.
-        ValueError: If images of any size are to go in, and the pre-processor does not bring them to one.
+        ValueError: If no input size is given, and the pre-processor does not resize images to one size.
     """
     _check_installed("onnx", "onnxscript")
-    _check_size(pipeline, input_size)
+    _check_graph(pipeline, input_size)
     logger.info("The exported model asks about '%s'. Give `class_name` to have another.", pipeline.model.class_name)
     kwargs = {**_export_arguments(), **kwargs}
     path = ExportMixin.to_onnx(pipeline, export_root, model_file_name, input_size, **kwargs)
@@ -171,8 +176,8 @@ def to_openvino(
         pipeline (Pipeline): The model.
         export_root (Path | str): Folder in which ``weights/openvino`` is made.
         model_file_name (str): Name of the files, without their suffix. Defaults to ``"model"``.
-        input_size (tuple[int, int] | None): Only size of images to take, height and width. Defaults to ``None``,
-            any.
+        input_size (tuple[int, int] | None): The only size of images to accept, height and width. Defaults to
+            ``None``, any size.
         compression_type (CompressionType | None): ``FP16`` or ``INT8`` for the weights; ``INT8_PTQ`` for the
             image encoders' computation too. Defaults to ``None``, FP32.
         datamodule (AnomalibDataModule | None): Pictures for ``INT8_PTQ``. Defaults to ``None``.
@@ -242,12 +247,12 @@ def to_parts(
         raise ValueError(msg)
     allowed = {ExportType.ONNX: (None,), ExportType.OPENVINO: (None, CompressionType.FP16, CompressionType.INT8)}
     if compression not in allowed.get(export_type, ()):
-        msg = "Parts are exported to ONNX as they are, or to OpenVINO, in FP16 or INT8 too. Choose one of these."
+        msg = "Parts are exported to ONNX in FP32, or to OpenVINO in FP32, FP16 or INT8. Choose one of these."
         raise ValueError(msg)
     if export_type is ExportType.OPENVINO:
         _check_compression(compression, None)
     _check_installed("onnx", "onnxscript")
-    _check_size(pipeline, None)
+    _check_graph(pipeline, None)
     image = torch.zeros(EXAMPLE, device=pipeline.device)
     # one name for the batch size of both inputs of the refiner
     batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
@@ -297,8 +302,8 @@ def _compress(model: Model, compression: CompressionType, datamodule: AnomalibDa
 def _quantize_encoders(model: Model, datamodule: AnomalibDataModule) -> Model:
     """Quantize the linear layers of the two image encoders: nearly all of the work.
 
-    anomalib quantizes the whole graph, which costs SAM's mask: PPG's points and the decoder's passes hang on
-    differences that 8 bits do not tell apart (figures in ``docs/deploy.md``).
+    anomalib quantizes the whole graph, which costs SAM's mask: PPG's points and the decoder's passes depend on
+    differences that 8 bits cannot resolve (figures in ``docs/deploy.md``).
     """
     import nncf
 
@@ -308,22 +313,26 @@ def _quantize_encoders(model: Model, datamodule: AnomalibDataModule) -> Model:
     others = [node.get_friendly_name() for node in model.get_ops() if not _is_encoder_layer(node)]
     scope = nncf.IgnoredScope(names=others, validate=False)  # NNCF's graph does not have all of them
     level = nncf_logger.level
-    nncf_logger.setLevel(logging.WARNING)  # it lists them, thousands of lines
+    nncf_logger.setLevel(logging.WARNING)  # it would list their names, thousands of lines
     try:
         return nncf.quantize(model, calibration, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=scope)
     finally:
         nncf_logger.setLevel(level)
 
 
-def _check_size(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None:
-    """Raise if images of any size are to go in, and nothing brings them to the one that the graph is made for."""
+def _check_graph(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None:
+    """Raise if a graph cannot hold the model, or if nothing brings images of any size to the one it is made for."""
+    if isinstance(pipeline.model.judge, BatchJudge):
+        msg = "references='batch' needs all pictures at once, and a graph sees one. Export with k_shot, or with 'self'."
+        raise ValueError(msg)  # noqa: TRY004  # the model was made with another argument
+    pipeline.learn_good_parts()
     if input_size is not None:
         return
     images = (torch.zeros(1, 3, *size, device=pipeline.device) for size in ((32, 32), (40, 48)))
     sizes = {(pipeline.pre_processor(image) if pipeline.pre_processor else image).shape for image in images}
     if len(sizes) > 1:
         msg = (
-            "The pre-processor does not bring images to one size, and a graph is made for one. Use the default "
+            "The pre-processor does not resize images to one size, but a graph needs one. Use the default "
             "pre-processor, or fix the size of the images by `input_size`, which `to_onnx` and `to_openvino` take."
         )
         raise ValueError(msg)
@@ -368,7 +377,7 @@ class LocalizerPart(_Part):
         clip_map, score = model.localize(self._pre_process(image))
         processed = self._post_process(InferenceBatch(pred_score=score, anomaly_map=clip_map))
         suspicious = model.ppg.extreme_region(clip_map).flatten(1).any(dim=1)
-        # The map has two names, and the exporter gives one to each output: hence the copy.
+        # The map is two outputs, and the exporter wants a tensor for each: hence the copy.
         return processed.pred_score, processed.pred_label, processed.anomaly_map, clip_map.clone(), suspicious
 
 
@@ -395,7 +404,6 @@ class RefinerPart(_Part):
 
 
 def _check_installed(*modules: str) -> None:
-    """Raise if a module is missing."""
     missing = [module for module in modules if not module_available(module)]
     if missing:
         msg = f"The export needs {' and '.join(missing)}. Install with `pip install 'anomalib_clipsam[openvino]'`."
@@ -442,7 +450,7 @@ def _finish_onnx(path: Path, metadata: dict[str, str], one_file: bool = True) ->
 def _name_types(model: ModelProto) -> None:
     """Turn casts to the type of another tensor into casts to that type.
 
-    ONNX Runtime has no kernel of the former for its constant folding, and warns of each when the file is loaded.
+    ONNX Runtime cannot fold the former into constants, and warns about each when the file is loaded.
     """
     import onnx
 
@@ -466,7 +474,6 @@ def _is_encoder_layer(node: Node) -> bool:
 
 
 def _write_openvino(model: Model, path: Path, metadata: dict[str, str], compression: CompressionType | None) -> None:
-    """Write a model of OpenVINO's, with metadata."""
     import openvino as ov
 
     for key, value in metadata.items():
@@ -474,6 +481,6 @@ def _write_openvino(model: Model, path: Path, metadata: dict[str, str], compress
     ov.save_model(model, path, compress_to_fp16=compression is CompressionType.FP16)
     logger.info(
         "Load %s with INFERENCE_PRECISION_HINT 'f32'. Left to itself, OpenVINO computes in bf16 or fp16 where the "
-        "device has them, and points and masks may be others than in `predict`.",
+        "device has them, and points and masks may differ from those of `predict`.",
         path,
     )

@@ -25,8 +25,8 @@ def _constant(value: object, kind: type) -> FLOAT:
 def _weights(length: INT64, size: int) -> FLOAT:
     """What each of ``length`` pixels adds to each of ``size``: ``(size, length)``, rows of sum 1.
 
-    The kernel is Keys' with a = -0.5, as torch's and Pillow's, stretched where the image shrinks. Places are compared
-    in whole numbers, as halves of pixels times ``size``: a runtime that computes in bf16 has no others above 256.
+    The kernel is Keys' with a = -0.5, as torch's and Pillow's, stretched where the image shrinks. Positions are whole
+    numbers, half pixels times ``size``: fractions above 256 would be lost where a runtime computes in bf16.
     """
     sides = _constant(size, np.int64)
     pixels = op.Mul(op.Range(_constant(0, np.int64), length, _constant(1, np.int64)), _constant(2, np.int64))
@@ -56,8 +56,8 @@ def resize(
     Args:
         self (FLOAT): Images, ``(B, C, H, W)`` of any size.
         output_size (Sequence[int]): S and T.
-        align_corners (bool): Must be ``False``, as by torchvision.
-        scales_h (float | None): Not used: the sizes say it.
+        align_corners (bool): Must be ``False``, as in torchvision.
+        scales_h (float | None): Not used: the sizes give the scale.
         scales_w (float | None): Likewise.
 
     Returns:

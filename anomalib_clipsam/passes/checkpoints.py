@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How Lightning reads a checkpoint file for ClipSam: a file that is none, or is damaged, gets a sentence."""
+"""How checkpoints are read: a damaged file, or one that is no checkpoint, raises an error that names it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNREADABLE = (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, 
 
 
 class CheckedCheckpointIO(CheckpointIO):
-    """The trainer's own way to read and write checkpoints, with an error that names the file.
+    """The trainer's own checkpoint I/O, with an error that names the file.
 
     Args:
-        inner (CheckpointIO): What it reads and writes with.
+        inner (CheckpointIO): The trainer's own.
     """
 
     def __init__(self, inner: CheckpointIO) -> None:
@@ -36,7 +36,7 @@ class CheckedCheckpointIO(CheckpointIO):
         self.inner.remove_checkpoint(*args, **kwargs)
 
     def teardown(self) -> None:
-        """End what is still being written."""
+        """Finish pending writes."""
         self.inner.teardown()
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

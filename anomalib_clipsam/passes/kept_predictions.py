@@ -24,10 +24,10 @@ LIMIT = 2**30
 
 
 class PredictionStore:
-    """Keep predictions by what determines them, in half precision and up to a number of bytes.
+    """Keep predictions in half precision, each under a key of all that determines it, up to a number of bytes.
 
     Args:
-        limit (int): Most bytes that are kept; what comes after is forgotten. Defaults to 1 GiB.
+        limit (int): Most bytes to keep; what comes after is not kept. Defaults to 1 GiB.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -37,16 +37,16 @@ class PredictionStore:
 
     @staticmethod
     def keys(paths: list[str] | None, images: torch.Tensor, settings: Hashable) -> list[Hashable] | None:
-        """Name what determines the predictions for a batch.
+        """Make a key per image of all that determines its prediction.
 
         Args:
             paths (list[str] | None): The images' files.
-            images (torch.Tensor): ``(B, 3, height, width)``, as the model is shown them: a sample of the pixels tells
+            images (torch.Tensor): ``(B, 3, height, width)``, as the model sees them; a sample of the pixels shows
                 whether the two passes augment or resize differently.
-            settings (Hashable): What else the model's answer depends on.
+            settings (Hashable): What else the prediction depends on.
 
         Returns:
-            list[Hashable] | None: A key per image; ``None`` if they are not known by their files.
+            list[Hashable] | None: A key per image; ``None`` if the images have no files.
         """
         if not paths or len(paths) != len(images):
             return None
@@ -99,6 +99,6 @@ class PredictionStore:
         )
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all predictions."""
         self.used = 0
         self.kept = {}

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What cannot be scored: picture files that are left out of a pass, and tensors that are no images.
+"""Picture files that cannot be scored: a pass skips them, and lists them at its end.
 
-anomalib's data sets read a picture when its batch is made, in a worker process perhaps, and one damaged file ends the
-pass. So every file is read once before the pass begins; that takes little beside SAM's encoder, and the batches are
-then what they would be without the damaged files.
+anomalib's data sets read a picture when its batch is made, perhaps in a worker process, and one damaged file ends the
+pass. So every file is read once before the pass begins. That takes little time beside SAM's encoder, and batches are
+the same as if the damaged files were not there.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ SUBSETS = {"validate": "val_data", "test": "test_data", "predict": "test_data"}
 THREADS = 8
 """Files that are read at once; PIL decodes without Python's lock."""
 NAMED = 5
-"""Files that an error names; a warning names all."""
+"""Most files that an error names; a warning names all."""
 
 
 class PictureCheck(Callback):
-    """Leave the pictures that cannot be scored out of a pass, and name and count them when it ends.
+    """Skip the pictures that cannot be scored, and list them when the pass ends.
 
-    Data sets that read their files by code of their own are left alone. After the pass each data set is as it was, so
-    that another model finds it unchanged.
+    Data sets with reading code of their own are left alone. After the pass every data set is restored, for the next
+    model.
     """
 
     def __init__(self) -> None:
-        self.notes: list[str] = []  # what is said when the pass has ended, below its table of metrics
-        self.whole: list[tuple[Any, str, Any]] = []  # data set, its attribute, and what that was
+        self.notes: list[str] = []  # logged after the pass, below its table of metrics
+        self.whole: list[tuple[Any, str, Any]] = []  # data set, its attribute, and the old value
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look through the data sets of the pass.
@@ -64,14 +64,14 @@ class PictureCheck(Callback):
             self.leave_out(dataset)
             if stage == "test" and _reader(dataset) is AnomalibDataset:
                 self.notes += [
-                    f"No picture that was tested is labelled {label}: AUROC, AP and F1 need both labels, so that these "
-                    "figures say nothing. Add such pictures to have them measured."
+                    f"No test picture is labelled {label}: AUROC, AP and F1 need both labels, so these figures mean "
+                    "nothing. Add such pictures to measure them."
                     for label, found in (("normal", dataset.has_normal), ("abnormal", dataset.has_anomalous))
                     if not found
                 ]
 
     def leave_out(self, dataset: Any) -> None:
-        """Leave pictures out of one of anomalib's data sets.
+        """Remove the pictures that cannot be scored from one of anomalib's data sets.
 
         Args:
             dataset (Any): The data set.
@@ -79,7 +79,7 @@ class PictureCheck(Callback):
         Raises:
             ValueError: If no picture is left.
         """
-        files = _files(dataset)
+        files = list_files(dataset)
         with ThreadPoolExecutor(THREADS) as pool:
             found = list(pool.map(find_fault, *zip(*files, strict=True))) if files else []
         faults = [f"{path} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
@@ -89,7 +89,7 @@ class PictureCheck(Callback):
             more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
             msg = (
                 f"No picture of {len(files)} can be scored: {'; '.join(faults[:NAMED])}{more}. "
-                "Mend these files or give others."
+                "Fix these files or give others."
             )
             raise ValueError(msg)
         kept = [index for index, fault in enumerate(found) if not fault]
@@ -101,11 +101,11 @@ class PictureCheck(Callback):
             dataset.subsample(kept, inplace=True)
         listed = "\n".join(faults)
         self.notes.append(
-            f"{len(faults)} of {len(files)} pictures were left out. Mend these files to have them scored:\n{listed}"
+            f"{len(faults)} of {len(files)} pictures were skipped. Fix these files to have them scored:\n{listed}"
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Name and count what was left out, and put the data sets back as they were."""
+        """List what was skipped, and restore the data sets."""
         del pl_module, stage
         if trainer.is_global_zero:
             for note in self.notes:
@@ -113,12 +113,12 @@ class PictureCheck(Callback):
         self.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the data sets back as they were."""
+        """Restore the data sets."""
         del trainer, pl_module, exception
         self.restore()
 
     def restore(self) -> None:
-        """Put the data sets back as they were, and forget what was left out."""
+        """Restore the data sets, and forget what was skipped."""
         for dataset, name, value in self.whole:
             setattr(dataset, name, value)
         self.notes, self.whole = [], []
@@ -146,7 +146,6 @@ def find_fault(path: str | Path, mask_path: str | Path | None = None) -> str | N
 
 
 def _datasets(trainer: Trainer, stage: str) -> Iterator[Any]:
-    """Give the data sets that a pass reads."""
     for name, subset in SUBSETS.items():
         if stage == name:
             # Lightning makes its data loaders later, and by then their workers have copies of the data sets.
@@ -158,8 +157,15 @@ def _datasets(trainer: Trainer, stage: str) -> Iterator[Any]:
                     yield getattr(loader, "dataset", None)
 
 
-def _files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
-    """List picture and mask of each item that anomalib's own code reads; nothing of any other data set."""
+def list_files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
+    """List picture and mask of each item; nothing for a data set that anomalib's own code does not read.
+
+    Args:
+        dataset (Any): The data set.
+
+    Returns:
+        list[tuple[str | Path, str | Path | None]]: Picture, and mask where one is read.
+    """
     reader = _reader(dataset)
     if reader is None:
         return []
@@ -173,7 +179,7 @@ def _files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
 
 
 def _reader(dataset: Any) -> type | None:
-    """Give the class of anomalib's whose code reads the items; ``None`` if it is other code."""
+    """Give anomalib's class whose code reads the items; ``None`` for other code."""
     read = getattr(type(dataset), "__getitem__", None)
     return next((reader for reader in (PredictDataset, AnomalibDataset) if read is reader.__getitem__), None)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import InferenceBatch
@@ -14,6 +14,10 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import InterpolationMode, Resize
 
 from anomalib_clipsam.torch_model import check_images
+
+if TYPE_CHECKING:
+    from anomalib.data import Batch
+    from lightning import LightningModule, Trainer
 
 
 class ClipSamPreProcessor(PreProcessor):
@@ -39,8 +43,8 @@ class ClipSamPreProcessor(PreProcessor):
             torch.Tensor: Images ``(B, 3, S, S)``, what the model takes.
 
         Raises:
-            TypeError: If the images are no tensor of floats.
-            ValueError: If they have another shape, or a value is NaN or infinite.
+            TypeError: If the images are not a float tensor.
+            ValueError: If the shape is wrong, or a value is NaN or infinite.
         """
         check_images(batch)
         return self.transform(batch)
@@ -62,6 +66,40 @@ class ClipSamPostProcessor(PostProcessor):
             getattr(self, f"_{name}_threshold").fill_(0.5)
             getattr(self, f"{name}_min").fill_(0.0)
             getattr(self, f"{name}_max").fill_(1.0)
+        self.calibrated = False
+        self._labels: set[bool] = set()
+        self._given: tuple[float, float] | None = None
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return *super()._checkpoint_config_keys, "calibrated"
+
+    def use_thresholds(self, image: float, pixel: float) -> None:
+        """Use thresholds that good parts, or the bulk of a batch, say, unless labels have said others.
+
+        Args:
+            image (float): Image score above which a picture is defective.
+            pixel (float): Value of the map above which a pixel is.
+        """
+        if not self.calibrated:
+            self._image_threshold.fill_(image)
+            self._pixel_threshold.fill_(pixel)
+            self._given = (image, pixel)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
+    ) -> None:
+        """Calibrate on a batch, and note which labels it has."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        if outputs.gt_label is not None:
+            self._labels.update(map(bool, outputs.gt_label.flatten().tolist()))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the calibration. One label alone says nothing of a threshold: what references said stays."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self.calibrated, self._labels = len(self._labels) == 2, set()
+        if not self.calibrated and self._given is not None:
+            self.use_thresholds(*self._given)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Normalise and threshold, and keep the mask that the model gave.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Predictions as a table: a line per image, for a folder without labels as for a test set.
+"""Predictions as a table: a line per image, with or without labels.
 
 Example:
     >>> # anomalib-clipsam predictions my_pictures --to predictions.csv
@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from anomalib.data.utils import get_image_filenames
 from anomalib.data.utils.boxes import masks_to_boxes
 from anomalib.engine import Engine
 from anomalib.visualization import Visualizer
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
 COLUMNS = ("file", "score", "label", "mask_area", "boxes")
+MOST_GOOD_PARTS = 8
+"""Most good parts of a folder that pictures are compared with: more cost time and memory, and bring little."""
 
 
 class PredictionTable(Visualizer):
     """Write a CSV file: file, score, label, mask area and boxes of each image.
 
-    It takes a visualizer's place, because anomalib asks that after the post-processor. Any model of anomalib will do.
+    It is a visualizer, because anomalib calls those after the post-processor. It works with every model of anomalib.
     ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
-    pixels, one after the other, divided by ``"; "``. What a model does not predict is left empty.
+    pixels, separated by ``"; "``. What a model does not predict is left empty.
 
     Args:
         path (str | Path): The CSV file; an old one is replaced.
@@ -60,7 +63,7 @@ class PredictionTable(Visualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the lines of a batch, so that a run that is stopped leaves those that are done."""
+        """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(describe(item) for item in batch)
@@ -89,6 +92,25 @@ def describe(item: ImageItem) -> tuple[str, ...]:
     corners = [(x0 * x, y0 * y, (x1 + 1) * x, (y1 + 1) * y) for x0, y0, x1, y1 in boxes.tolist()]
     written = "; ".join(" ".join(str(round(value)) for value in box) for box in corners)
     return str(item.image_path), score, label, str(round(int(mask.sum()) * x * y)), written
+
+
+def count_good_parts(folder: Path) -> int:
+    """Say how many good parts of a folder pictures are compared with.
+
+    Args:
+        folder (Path): The folder.
+
+    Returns:
+        int: All of its pictures, up to :data:`MOST_GOOD_PARTS`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no picture.
+    """
+    if not folder.exists():
+        msg = f"'{folder}' does not exist. Give a folder of good parts."
+        raise FileNotFoundError(msg)
+    return min(MOST_GOOD_PARTS, len(get_image_filenames(folder)))
 
 
 def write_predictions(model: AnomalibModule, folder: Path, table: Path, checkpoint: Path | None = None) -> None:

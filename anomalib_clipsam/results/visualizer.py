@@ -43,12 +43,12 @@ POSITIVE, NEGATIVE, RING, BOX, TRUTH = (0, 158, 115), (213, 94, 0), (86, 180, 23
 class PromptVisualizer(Visualizer):
     """Write a picture per image: CLIP's map, extreme region and ring, points, masks, box, result.
 
-    The stages are computed once more for it, so that a pass takes about twice as long.
+    It computes the stages once more, so a pass takes about twice as long.
 
     Args:
         field_size (int): Longer side of each panel, in pixels. Defaults to ``256``.
-        output_dir (str | Path | None): Folder of the pictures. Defaults to ``None``: ``images`` in that of the results,
-            where anomalib's own visualizer writes.
+        output_dir (str | Path | None): Folder of the pictures. Defaults to ``None``: ``images`` in the folder of the
+            results, as anomalib's own visualizer.
 
     Raises:
         ValueError: If the size is below 1.
@@ -57,7 +57,7 @@ class PromptVisualizer(Visualizer):
     def __init__(self, field_size: int = 256, output_dir: str | Path | None = None) -> None:
         super().__init__()
         if field_size < 1:
-            msg = f"field_size is {field_size}, but it is a length in pixels. Choose a number above 0, such as 256."
+            msg = f"field_size is {field_size}; it must be a number of pixels above 0, such as 256."
             raise ValueError(msg)
         self.field_size = field_size
         self.output_dir = output_dir
@@ -74,7 +74,7 @@ class PromptVisualizer(Visualizer):
         """Write the pictures of a batch.
 
         Raises:
-            TypeError: If the model is another one than ClipSam.
+            TypeError: If the model is not ClipSam.
         """
         del outputs, batch_idx, dataloader_idx
         folder = self.output_dir or Path(trainer.default_root_dir) / "images"
@@ -98,15 +98,15 @@ def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size
 
     Args:
         model (torch.nn.Module): ClipSam's PyTorch model.
-        image (torch.Tensor): What the model is shown, ``(1, 3, height, width)`` in [0, 1].
-        item (ImageItem): The image's file, true mask and post-processed prediction, each as far as there is one.
+        image (torch.Tensor): What the model sees, ``(1, 3, height, width)`` in [0, 1].
+        item (ImageItem): The image's file, true mask and post-processed prediction, where there are any.
         size (int): Longer side of each panel, in pixels.
 
     Returns:
         dict[str, Image.Image]: Title -> panel, in the order of the method, all of one size.
 
     Raises:
-        TypeError: If the model is another one.
+        TypeError: If it is another model.
     """
     if not isinstance(model, ClipSamModel):
         msg = (
@@ -120,7 +120,11 @@ def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size
     panels = {"Image": picture}
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
-    panels["CLIP map"] = heat(picture, stages.anomaly_map[0])
+    if model.judge is None:
+        panels["CLIP map"] = heat(picture, stages.anomaly_map[0])
+    else:
+        panels["CLIP map by text"] = heat(picture, model.look(image)[0][0])
+        panels["Text and references"] = heat(picture, stages.anomaly_map[0])
     if stages.region is not None:
         panels |= _draw_prompts(picture, stages, model.ppg.frame_size, image.shape[-2:])
     result = heat(picture, stages.fused_map[0])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, check, fetch, find, folders, locate
-from anomalib_clipsam.weights.table import WEIGHTS, all_rows
+from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, announce, check, fetch, find, folders, locate, size_of
+from anomalib_clipsam.weights.table import WEIGHTS, all_rows, pair_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,8 @@ def list_weights() -> str:
     lines = [("NAME", "ROLE", "WEIGHTS", "SIZE", "LICENCE", "HERE")]
     for name, row in all_rows().items():
         path, source = find(row) or ("no", row.sources[0])
-        used = ", ".join(pair for pair, files in WEIGHTS.items() if row in (files.clip, files.sam))
-        size = "not known" if source.size is None else f"{source.size / 1e6:,.1f} MB"
-        lines.append((name, row.role, used, size, row.licence, str(path)))
+        used = ", ".join(pair for pair in WEIGHTS if row in pair_files(pair))
+        lines.append((name, row.role, used, size_of(source), row.licence, str(path)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     places = ", ".join(map(str, folders()))
@@ -56,8 +55,9 @@ def fetch_weights(names: Sequence[str], folder: Path | None) -> str:
         raise ValueError(msg)
     wanted = {}
     for name in names:
-        for row in (WEIGHTS[name].clip, WEIGHTS[name].sam) if name in WEIGHTS else (rows[name],):
+        for row in pair_files(name) if name in WEIGHTS else (rows[name],):
             wanted[row.name] = row
+    announce(list(wanted.values()))
     lines = []
     for name, row in wanted.items():
         path = locate(row) if folder is None else fetch(row, folder)
@@ -68,7 +68,7 @@ def fetch_weights(names: Sequence[str], folder: Path | None) -> str:
 
 
 def verify_weights() -> tuple[str, bool]:
-    """Compare every file of the table that is here with its size and SHA-256.
+    """Compare every file of the table that is here with its size and hash.
 
     Returns:
         tuple[str, bool]: A line per row, and whether all files that are here are sound.
@@ -85,6 +85,5 @@ def verify_weights() -> tuple[str, bool]:
             lines.append(f"{name}: {error}")
             sound = False
         else:
-            state = "not checked, its SHA-256 is not known" if found[1].sha256 is None else "sound"
-            lines.append(f"{name}: {state}, {found[0]}")
+            lines.append(f"{name}: sound, {found[0]}")
     return "\n".join([*lines, ""]), sound

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from anomalib_clipsam.clip.build import build_clip, find_clip_architecture
-from anomalib_clipsam.compute.hashing import hash_file
+from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam.build import build_sam, find_sam_architecture
+from anomalib_clipsam.sam.tiny_vit import rename_published
 from anomalib_clipsam.weights.store import explicit_file, locate
-from anomalib_clipsam.weights.table import ADAPTERS, OPENAI_CLIP
+from anomalib_clipsam.weights.table import LEARNED, OPENAI_CLIP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,16 +33,33 @@ if TYPE_CHECKING:
 
 
 def load_adapters(adapters: str) -> dict[str, torch.Tensor]:
-    """Read the weights of APRIL-GAN's adapters.
+    """Read learned weights beside CLIP's.
 
     Args:
-        adapters (str): Local file, or a name of :data:`ADAPTERS`.
+        adapters (str): Local file, or a name of :data:`LEARNED`.
 
     Returns:
-        dict[str, torch.Tensor]: Their state dict, see :func:`anomalib_clipsam.clip.build_adapters`.
+        dict[str, torch.Tensor]: What the file holds.
     """
-    named = adapters in ADAPTERS
-    return read_state_dict(locate(ADAPTERS[adapters]) if named else explicit_file(adapters, "adapters"))
+    named = adapters in LEARNED
+    return read_state_dict(locate(LEARNED[adapters]) if named else explicit_file(adapters, "adapters"))
+
+
+def find_learned(adapters: str) -> WeightFile | None:
+    """Find the row of learned weights: a file is known by its content, whatever it is called.
+
+    Args:
+        adapters (str): Local file, or a name of :data:`LEARNED`.
+
+    Returns:
+        WeightFile | None: The row; ``None`` for a file that is none of the published ones.
+    """
+    if adapters in LEARNED:
+        return LEARNED[adapters]
+    path = explicit_file(adapters, "adapters")
+    known = {hash_file(path), hash_git_blob(path)}
+    rows = (row for row in LEARNED.values() for source in row.sources if {source.sha256, source.git_blob} & known)
+    return next(rows, None)
 
 
 def load_clip(row: WeightFile, path: str | None = None) -> CLIP:
@@ -126,7 +144,7 @@ def _shapes(state_dict: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...] | 
 
 def _load(model: nn.Module, path: Path, what: str) -> nn.Module:
     """Load a file into a model, in float32, or say what does not fit."""
-    state_dict = read_state_dict(path)
+    state_dict = rename_published(read_state_dict(path))
     for key in ("input_resolution", "context_length", "vocab_size"):  # beside the weights in OpenAI's archive
         state_dict.pop(key, None)
     expected, found = _shapes(model.state_dict()), _shapes(state_dict)

@@ -3,7 +3,7 @@
 
 """Where the files of the table are found, how they are fetched, and how they are checked.
 
-Every file is compared with its size and SHA-256 before it is used.
+Every file is compared with its size and hash before it is used.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from filelock import FileLock
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import try_to_load_from_cache
 
-from anomalib_clipsam.compute.hashing import hash_file
+from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anomalib_clipsam.weights.table import Source, WeightFile
 
@@ -108,25 +108,25 @@ def locate(row: WeightFile) -> Path:
 
 
 def check(path: Path, source: Source) -> None:
-    """Compare a file with what the table knows of it. Where that is nothing, every file passes.
+    """Compare a file with what the table knows of it.
 
     Args:
         path (Path): The file.
         source (Source): What it should be.
 
     Raises:
-        ValueError: If size or SHA-256 differ.
+        ValueError: If size or hash differ.
         OSError: If the file cannot be read.
     """
-    if source.sha256 is None:
-        return
     size = path.stat().st_size
-    if size != source.size:
+    if size != (source.size or size):
         found, expected = f"{size:,} bytes", f"{source.size:,}"
-    else:
+    elif source.sha256:
         found, expected = f"SHA-256 {hash_file(path)}", source.sha256
-        if found.endswith(expected):
-            return
+    else:
+        found, expected = f"git blob {hash_git_blob(path)}", source.git_blob
+    if found.endswith(expected):
+        return
     msg = (
         f"{path} is damaged or another file: it has {found}, not {expected}. Delete it, then fetch it again with "
         "`anomalib-clipsam weights fetch`, or bring a sound copy."
@@ -139,7 +139,7 @@ def check(path: Path, source: Source) -> None:
 def fetch(row: WeightFile, folder: Path) -> Path:
     """Bring a file of the table into a folder, from this machine or from the first of its sources that has it.
 
-    A download has a temporary name until its size and SHA-256 are those of the table. Of several processes one fetches
+    A download has a temporary name until its hash is that of the table. Of several processes one fetches
     and the others wait for it.
 
     Args:
@@ -192,21 +192,51 @@ def _copy(path: Path, source: Source, folder: Path) -> Path:
 
 def _download(row: WeightFile, source: Source, folder: Path) -> Path:
     """Download one source into a folder, checked."""
-    if source.sha256 is None:
-        msg = "not tried, because its SHA-256 is not known"
-        raise OSError(msg)
     if hub_constants.HF_HUB_OFFLINE:
         msg = "not tried, because HF_HUB_OFFLINE is set"
         raise OSError(msg)
     free = shutil.disk_usage(folder).free
-    if free < source.size:
-        msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.size / 1e9:.2f} GB"
+    if free < source.bytes:
+        msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.bytes / 1e9:.2f} GB"
         raise OSError(msg)
-    logger.info("Fetching %s (%.2f GB) from %s", row.name, source.size / 1e9, source.address)
+    logger.info("Fetching %s (%s) from %s", row.name, size_of(source), source.address)
     path = folder / source.filename
-    with _patience(STALLED_AFTER):
-        torch.hub.download_url_to_file(source.address, str(path), hash_prefix=source.sha256)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with _patience(STALLED_AFTER):
+            torch.hub.download_url_to_file(source.address, str(partial), hash_prefix=source.sha256)
+        if source.sha256 is None and (found := hash_git_blob(partial)) != source.git_blob:
+            msg = f'invalid git blob id (expected "{source.git_blob}", got "{found}")'
+            raise RuntimeError(msg)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
+
+
+def size_of(source: Source) -> str:
+    """Say how large a file is.
+
+    Args:
+        source (Source): The file.
+
+    Returns:
+        str: Megabytes, with "about" where the last byte is not known.
+    """
+    return f"{'' if source.size else 'about '}{source.bytes / 1e6:,.1f} MB"
+
+
+def announce(rows: Sequence[WeightFile]) -> None:
+    """Say what will be fetched, and how large it is, before it begins.
+
+    Args:
+        rows (Sequence[WeightFile]): What is needed.
+    """
+    missing = [row for row in rows if find(row) is None]
+    if missing and not hub_constants.HF_HUB_OFFLINE:
+        named = ", ".join(f"{row.name} ({size_of(row.sources[0])})" for row in missing)
+        total = sum(row.sources[0].bytes for row in missing)
+        logger.warning("Not on this machine, and fetched now: %s. In all %.2f GB.", named, total / 1e9)
 
 
 @contextmanager
@@ -231,18 +261,17 @@ def _not_found(row: WeightFile, failures: list[str]) -> str:
     ]
     addresses: dict[tuple, list[str]] = {}
     for source in row.sources:
-        addresses.setdefault((source.filename, source.size, source.sha256), []).append(source.address)
+        addresses.setdefault((source.filename, source.size, source.hash), []).append(source.address)
     files = [
-        f"{filename} ({f'{size:,} bytes, SHA-256 {sha256}, ' if sha256 else ''}from {' or '.join(where)})"
-        for (filename, size, sha256), where in addresses.items()
+        f"{filename} ({f'{size:,} bytes, ' if size else ''}{known_by}, from {' or '.join(where)})"
+        for (filename, size, known_by), where in addresses.items()
     ]
-    known = row.sources[0].sha256 is not None
     prepare = f" (`anomalib-clipsam weights fetch {row.name} --to FOLDER` prepares it on a machine with a network)"
-    other = "localizer='dense', which needs none" if row.role == "adapters" else "weights='demo', which need no network"
+    other = "localizer='dense', which needs none" if row.localizer else "weights='demo', which need no network"
     return (
         f"The weights {row.name} are neither in {', nor in '.join(looked)}, and fetching them failed: "
         f"{'; '.join(failures)}. Bring {', or '.join(files)} into a folder and set {WEIGHTS_VARIABLE} to "
-        f"that folder{prepare if known else ''}, or use {other}."
+        f"that folder{prepare}, or use {other}."
     )
 
 

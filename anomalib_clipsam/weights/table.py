@@ -9,7 +9,10 @@ Sources:
     - CLIP: https://github.com/openai/CLIP, and the same weights as open_clip's state dict,
       https://huggingface.co/timm/vit_large_patch14_clip_336.openai
     - SAM: https://github.com/facebookresearch/segment-anything#model-checkpoints
+    - MobileSAM: https://github.com/ChaoningZhang/MobileSAM
     - APRIL-GAN's adapters: https://github.com/ByChelsea/VAND-APRIL-GAN
+    - AnomalyCLIP's prompts: https://github.com/zqhang/AnomalyCLIP
+    - Crane's prompts: https://github.com/AlirezaSalehy/Crane
 """
 
 from __future__ import annotations
@@ -25,21 +28,44 @@ class Source:
 
     Args:
         filename (str): Name of the file on this machine.
-        size (int | None): Size in bytes; ``None`` where it is not known.
-        sha256 (str | None): Its hash; ``None`` where it is not known. Such a file is never fetched, only brought.
+        size (int | None): Size in bytes; ``None`` where it is not known to the last one.
+        sha256 (str | None): Its hash; ``None`` where the blob's is known in its place.
+        git_blob (str | None): Its name in a git repository, a hash of content and length. Defaults to ``None``.
+        about (int | None): Size in bytes as far as it is known, where ``size`` is not. Defaults to ``None``.
         url (str | None): Address. Defaults to ``None``.
         repository (str | None): Repository of the Hugging Face hub, in place of an address. Defaults to ``None``.
         revision (str | None): Commit in that repository. Defaults to ``None``.
         path (str | None): Path of the file in that repository. Defaults to ``None``.
+
+    Raises:
+        ValueError: If no hash is given: what a network gives could then not be told from the file.
     """
 
     filename: str
     size: int | None
     sha256: str | None
+    git_blob: str | None = None
+    about: int | None = None
     url: str | None = None
     repository: str | None = None
     revision: str | None = None
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is a hash."""
+        if self.sha256 is None and self.git_blob is None:
+            msg = f"Nothing tells {self.filename} from another file. Give its SHA-256 or its git blob id."
+            raise ValueError(msg)
+
+    @property
+    def hash(self) -> str:
+        """What the file is known by, in words."""
+        return f"SHA-256 {self.sha256}" if self.sha256 else f"git blob {self.git_blob}"
+
+    @property
+    def bytes(self) -> int:
+        """Size, or as much as is known of it."""
+        return self.size or self.about or 0
 
     @property
     def address(self) -> str | None:
@@ -55,12 +81,16 @@ class WeightFile:
 
     Args:
         name (str): Name of the row.
-        role (str): ``"CLIP"``, ``"SAM"`` or ``"adapters"``.
-        architecture (str): Name that the architecture is built by; of adapters, the CLIP that they go with.
+        role (str): ``"CLIP"``, ``"SAM"``, ``"adapters"`` or ``"prompts"``; the last two are learned weights beside a
+            CLIP that was not changed.
+        architecture (str): Name that the architecture is built by; of learned weights, the CLIP that they go with.
         image_size (int): Side of the square that the model is shown, in pixels.
         licence (str): SPDX identifier of the licence.
         sources (tuple[Source, ...]): Where it comes from, the first choice first.
-        quick_gelu (bool): Whether a CLIP was trained with QuickGELU. Defaults to ``False``.
+        quick_gelu (bool): Whether a CLIP was trained with QuickGELU; of learned weights, whether their CLIP ran with it
+            when they were. Defaults to ``False``.
+        localizer (str | None): Localizer that learned weights are for. Defaults to ``None``.
+        trained_on (str | None): Data set that learned weights were trained on. Defaults to ``None``.
     """
 
     name: str
@@ -70,6 +100,8 @@ class WeightFile:
     licence: str
     sources: tuple[Source, ...]
     quick_gelu: bool = False
+    localizer: str | None = None
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +112,15 @@ class WeightPair:
         clip (WeightFile): CLIP's weights.
         sam (WeightFile): SAM's weights.
         map_size (int): Default side of maps and masks, in pixels.
+        references (str): What a picture is compared with beside the text, by default. Defaults to ``"none"``.
+        localizer (str): The localizer that it has unless the user names one. Defaults to ``"dense"``.
     """
 
     clip: WeightFile
     sam: WeightFile
     map_size: int
+    references: str = "none"
+    localizer: str = "dense"
 
 
 OPENAI_CLIP = Source(
@@ -115,6 +151,10 @@ _CLIP = WeightFile(
 )
 
 
+def _raw(repository: str, commit: str, path: str) -> str:
+    return f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+
+
 def _sam(architecture: str, filename: str, size: int, sha256: str) -> WeightFile:
     url = Source(filename, size, sha256, url=f"https://dl.fbaipublicfiles.com/segment_anything/{filename}")
     hub = Source(
@@ -133,6 +173,39 @@ def _demo(role: str, image_size: int, size: int, sha256: str) -> WeightFile:
     return WeightFile(f"{role.lower()}_demo", role, "demo", image_size, "Apache-2.0", (source,))
 
 
+_CLIP_B = WeightFile(
+    name="clip_vit_b_16",
+    role="CLIP",
+    architecture="ViT-B-16",
+    image_size=448,  # the whole with MobileSAM: 0.55 of the operations of anomalib's WinCLIP
+    licence="MIT",
+    sources=(
+        Source(
+            filename="ViT-B-16.safetensors",
+            size=598_516_980,
+            sha256="4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+            repository="timm/vit_base_patch16_clip_224.openai",
+            revision="977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+            path="open_clip_model.safetensors",
+        ),
+    ),
+    quick_gelu=True,
+)
+_MOBILE_SAM = WeightFile(
+    name="sam_vit_t",
+    role="SAM",
+    architecture="vit_t",
+    image_size=1024,
+    licence="Apache-2.0",
+    sources=(
+        Source(
+            filename="mobile_sam.pt",
+            size=40_728_226,
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            url=_raw("ChaoningZhang/MobileSAM", "34bbbfdface3c18e5221aa7de6032d7220c6c6a1", "weights/mobile_sam.pt"),
+        ),
+    ),
+)
 WEIGHTS: dict[str, WeightPair] = {
     "vit_h": WeightPair(
         _CLIP,
@@ -143,6 +216,7 @@ WEIGHTS: dict[str, WeightPair] = {
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         ),
         map_size=518,
+        localizer="crane",  # of what can be fetched the best at image level, and near the best in F1-max
     ),
     "vit_l": WeightPair(
         _CLIP,
@@ -153,6 +227,7 @@ WEIGHTS: dict[str, WeightPair] = {
             "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
         ),
         map_size=518,
+        localizer="crane",  # of what can be fetched the best at image level, and near the best in F1-max
     ),
     "vit_b": WeightPair(
         _CLIP,
@@ -163,7 +238,9 @@ WEIGHTS: dict[str, WeightPair] = {
             "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         ),
         map_size=518,
+        localizer="crane",  # of what can be fetched the best at image level, and near the best in F1-max
     ),
+    "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "demo": WeightPair(
         _demo("CLIP", 160, 8_818_306, "a56e36bddb16a39ddf9230e0914eb980303e3525ec67655f3742e55901dd6480"),
         _demo("SAM", 192, 5_600_720, "398ebb8300492ef234f2caaf14878f525a38662f782a030fa478cde06d34bf86"),
@@ -172,18 +249,90 @@ WEIGHTS: dict[str, WeightPair] = {
 }
 
 
-def _adapters(data: str) -> WeightFile:
-    source = Source(
-        filename=f"{data}_pretrained.pth",
-        size=None,
-        sha256=None,
-        url="https://github.com/ByChelsea/VAND-APRIL-GAN (exps/pretrained)",
+VISA, MVTEC_AD = "VisA", "MVTec AD"
+DATA_SETS = {"Visa": VISA, "MVTecAD": MVTEC_AD}
+"""Data sets that learned weights were trained on, by the names of anomalib's data modules."""
+
+
+def _learned(localizer: str, role: str, trained_on: str, source: Source, quick_gelu: bool) -> WeightFile:
+    name = f"{localizer}_{'visa' if trained_on == VISA else 'mvtec'}"
+    return WeightFile(
+        name, role, _CLIP.architecture, _CLIP.image_size, "MIT", (source,), quick_gelu, localizer, trained_on
     )
-    return WeightFile(f"april_gan_{data}", "adapters", _CLIP.architecture, _CLIP.image_size, "MIT", (source,))
 
 
-ADAPTERS: dict[str, WeightFile] = {row.name: row for row in (_adapters("mvtec"), _adapters("visa"))}
-"""APRIL-GAN's adapters by name, which says what they were trained on. Their hashes are not known here."""
+def _april_gan(trained_on: str, filename: str, git_blob: str) -> WeightFile:
+    commit = "f13b8a634e04f9fde8fa03db125b25af5695d8e1"
+    url = _raw("ByChelsea/VAND-APRIL-GAN", commit, f"exps/pretrained/{filename}")
+    source = Source(filename, None, None, git_blob, about=12_600_000, url=url)
+    # At 518 px its code builds CLIP from a configuration that does not name QuickGELU: the adapters know plain GELU.
+    return _learned("april_gan", "adapters", trained_on, source, quick_gelu=False)
+
+
+def _anomaly_clip(trained_on: str, folder: str, sha256: str) -> WeightFile:
+    filename = f"anomaly_clip_trained_on_{'visa' if trained_on == VISA else 'mvtec'}.pth"
+    commit = "45ed4dd35c05797d854294b5e8d585c545920089"
+    url = _raw("zqhang/AnomalyCLIP", commit, f"checkpoints/{folder}/epoch_15.pth")
+    return _learned(
+        "anomaly_clip", "prompts", trained_on, Source(filename, 22_631_975, sha256, url=url), quick_gelu=True
+    )
+
+
+def _crane(trained_on: str, sha256: str) -> WeightFile:
+    data = "visa" if trained_on == VISA else "mvtec"
+    commit = "39181f9f718a28c1b06b5aa72bfb81e74b9a2cc3"
+    url = _raw("AlirezaSalehy/Crane", commit, f"checkpoints/trained_on_{data}_crane/epoch_5.pth")
+    source = Source(f"crane_trained_on_{data}.pth", 576_693, sha256, url=url)
+    return _learned("crane", "prompts", trained_on, source, quick_gelu=True)
+
+
+_LEARNED = (
+    _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),
+    _crane(MVTEC_AD, "dc9bf1584c8abd8744f39e9607fdea8a04c8d30aa147de595d22bf444488e4c8"),
+    # The folder without a data set's name is the one trained on VisA; "_visa" is what the other was tested on.
+    _anomaly_clip(VISA, "9_12_4_multiscale", "94ce202da3e6486a864b904fdfed5057de75846c5834e446fd1d2fe7f97acb44"),
+    _anomaly_clip(
+        MVTEC_AD, "9_12_4_multiscale_visa", "415c5dcb52668b8c33fb9c1a351c686d632b919df5b384d63fa9ce7a2338ced4"
+    ),
+    _april_gan(VISA, "visa_pretrained.pth", "86d6848c543f8393663d35c0333498ffb5ce9b68"),
+    _april_gan(MVTEC_AD, "mvtec_pretrained.pth", "a057cec6c2ba5996baa0160a51e155908156813f"),
+)
+LEARNED: dict[str, WeightFile] = {row.name: row for row in _LEARNED}
+"""Learned weights beside CLIP's by name, which says what they are for and what they were trained on."""
+
+
+def learned_for(localizer: str, tested_on: str | None = None) -> WeightFile:
+    """Choose published learned weights for a localizer, never those that were trained on what is tested.
+
+    Args:
+        localizer (str): Localizer that needs some.
+        tested_on (str | None): Data set that is tested, as :data:`DATA_SETS` calls it. Defaults to ``None``.
+
+    Returns:
+        WeightFile: The first row that was not trained on it: of published weights those trained on VisA, those trained
+        on MVTec AD if VisA is tested.
+
+    Raises:
+        ValueError: If none are published for it.
+    """
+    for row in LEARNED.values():  # those trained on VisA stand first
+        if row.localizer == localizer and (tested_on is None or row.trained_on != tested_on):
+            return row
+    msg = f"No learned weights are published for localizer='{localizer}'. Name a file with `adapters`."
+    raise ValueError(msg)
+
+
+def pair_files(name: str) -> tuple[WeightFile, ...]:
+    """List all files that a pair needs, whatever is tested.
+
+    Args:
+        name (str): Key of :data:`WEIGHTS`.
+
+    Returns:
+        tuple[WeightFile, ...]: CLIP, SAM, and the learned weights of its localizer.
+    """
+    pair = WEIGHTS[name]
+    return (pair.clip, pair.sam, *(row for row in LEARNED.values() if row.localizer == pair.localizer))
 
 
 def get_weights(name: str) -> WeightPair:
@@ -229,4 +378,4 @@ def all_rows() -> dict[str, WeightFile]:
     Returns:
         dict[str, WeightFile]: Rows by name.
     """
-    return {row.name: row for pair in WEIGHTS.values() for row in (pair.clip, pair.sam)} | ADAPTERS
+    return {row.name: row for pair in WEIGHTS.values() for row in (pair.clip, pair.sam)} | LEARNED

@@ -223,7 +223,7 @@ def test_picture_is_left_out_by_name(predicted: Predicted, name: str) -> None:
 
 def test_pictures_left_out_are_counted(predicted: Predicted) -> None:
     first, *listed = predicted.messages[-1].splitlines()
-    assert first.startswith(f"{len(SKIPPED)} of {len(SKIPPED) + len(SCORED)} pictures were left out. Mend these files")
+    assert first.startswith(f"{len(SKIPPED)} of {len(SKIPPED) + len(SCORED)} pictures were skipped. Fix these files")
     assert len(listed) == len(SKIPPED)
     assert len(predicted.batch_of) == len(predicted.written) == len(SCORED)
 
@@ -271,7 +271,7 @@ def unreadable_file(folder: Path) -> str:
         (empty_folder, "Found 0 images in {}/empty"),
         (folder_of_other_files, "Found 0 images in {}/notes"),
         (file_of_another_kind, "is not an image file: {}/notes.txt"),
-        (unreadable_file, "No picture of 1 can be scored: {}/zero.png is empty. Mend these files or give others."),
+        (unreadable_file, "No picture of 1 can be scored: {}/zero.png is empty. Fix these files or give others."),
     ],
 )
 def test_nothing_to_score(fails: Callable, tmp_path: Path, data: Callable, said: str) -> None:
@@ -294,7 +294,7 @@ def test_process_ends_with_the_sentence(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert result.stderr.rstrip().splitlines()[-1] == (
-        f"ValueError: No picture of 1 can be scored: {tmp_path / 'zero.png'} is empty. Mend these files or give others."
+        f"ValueError: No picture of 1 can be scored: {tmp_path / 'zero.png'} is empty. Fix these files or give others."
     )
 
 
@@ -308,9 +308,7 @@ def test_mask_of_another_size(
         mask = Image.open(parts / "mask" / f"{index}.png")
         mask.resize((50, 40) if index == 1 else mask.size).save(masks / f"{index}.png")
     cli = anomalib("test", *DEMO, *folder_arguments, f"--data.mask_dir={masks}", "--data.num_workers=1")
-    said = (
-        f"1 of 8 pictures were left out. Mend these files to have them scored:\n{parts / 'defect' / '1.png'} is 256 x "
-    )
+    said = f"1 of 8 pictures were skipped. Fix these files to have them scored:\n{parts / 'defect' / '1.png'} is 256 x "
     assert [message for message in caplog.messages if message.startswith(said)]
     assert f"but its mask {masks / '1.png'} is 50 x 40" in caplog.text
     assert {"image_AUROC", "pixel_AUROC"} <= set(cli.engine.trainer.callback_metrics)
@@ -323,7 +321,7 @@ def test_category_without_a_defect(
     data = ["--data=Folder", "--data.name=parts", f"--data.root={parts}", "--data.normal_dir=good"]
     options = ["--data.normal_test_dir=good", "--data.val_split_mode=same_as_test", "--data.num_workers=0"]
     cli = anomalib("test", *DEMO, *data, *options)
-    assert caplog.messages[-1].startswith("No picture that was tested is labelled abnormal: AUROC, AP and F1 need both")
+    assert caplog.messages[-1].startswith("No test picture is labelled abnormal: AUROC, AP and F1 need both")
     assert all(torch.isfinite(value) for value in cli.engine.trainer.callback_metrics.values())
 
 
@@ -386,7 +384,7 @@ def test_checkpoint_that_is_missing(fails: Callable, parts: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("argument", "code", "said"),
     [
-        ("weights=vit_x", 1, "Unknown weights 'vit_x'. Choose one of vit_h, vit_l, vit_b, demo"),
+        ("weights=vit_x", 1, "Unknown weights 'vit_x'. Choose one of vit_h, vit_l, vit_b, mobile, demo"),
         ("ppg.kernel_size=4", 1, "kernel_size is 4, but a dilation needs an odd number of at least 3"),
         ("class_name=", 1, "class_name is empty. Name the part"),
         ("ppg.num_positives=three", 2, "Expected a <class 'int'>. Got value: three"),
@@ -434,20 +432,20 @@ def test_wrong_argument_of_a_command(fails: Callable, parts: Path, argument: str
         ({"ppg": {"kernel_size": 0}}, ValueError, "kernel_size is 0, but a dilation needs an odd number"),
         ({"ppg": {"kernel_size": -3}}, ValueError, "kernel_size is -3, but"),
         ({"ppg": {"kernel_size": 24}}, ValueError, "kernel_size is 24, but"),
-        ({"ppg": {"interval": 0}}, ValueError, "interval is 0, but"),
-        ({"ppg": {"interval": -50.0}}, ValueError, "interval is -50.0, but"),
-        ({"ppg": {"interval": INF}}, ValueError, "interval is inf, but"),
-        ({"ppg": {"min_score": -0.1}}, ValueError, "min_score is -0.1, but it is a share of 1. Choose"),
-        ({"ppg": {"min_score": 1.1}}, ValueError, "min_score is 1.1, but"),
-        ({"ppg": {"min_score": NAN}}, ValueError, "min_score is nan, but"),
+        ({"ppg": {"interval": 0}}, ValueError, "interval is 0; it must be a number of pixels above 0"),
+        ({"ppg": {"interval": -50.0}}, ValueError, "interval is -50.0; it must be a number of pixels above 0"),
+        ({"ppg": {"interval": INF}}, ValueError, "interval is inf; it must be a number of pixels above 0"),
+        ({"ppg": {"min_score": -0.1}}, ValueError, "min_score is -0.1; it must be between 0 and 1."),
+        ({"ppg": {"min_score": 1.1}}, ValueError, "min_score is 1.1; it must be between 0 and 1."),
+        ({"ppg": {"min_score": NAN}}, ValueError, "min_score is nan; it must be between 0 and 1."),
         ({"ppg": {"min_score": "0.5"}}, TypeError, "min_score is '0.5', but must be of the type float"),
         ({"ppg": {"min_score": False}}, TypeError, "min_score is False, but must be of the type float"),
-        ({"ppg": {"region_ratio": 2}}, ValueError, "region_ratio is 2, but"),
+        ({"ppg": {"region_ratio": 2}}, ValueError, "region_ratio is 2; it must be between 0 and 1."),
         ({"fusion": {"weight": 1.5}}, ValueError, "fusion's weight is 1.5, but"),
         ({"cps": {"passes": 0}}, ValueError, "passes is 0"),
-        ({"ppg": {"points": 3}}, ValueError, "ppg has no 'points'. Choose of min_score, "),
+        ({"ppg": {"points": 3}}, ValueError, "ppg has no 'points'. Choose one of min_score, "),
         ({"ppg": 3}, TypeError, "ppg is 3, but must be of the type dict or None"),
-        ({"map_size": 0}, ValueError, "map_size is 0, but it is a length"),
+        ({"map_size": 0}, ValueError, "map_size is 0; it must be a number of pixels above 0"),
         ({"map_size": "518"}, TypeError, "map_size is '518', but must be of the type int or None"),
         ({"clip_size": 100}, ValueError, "clip_size is 100; it must be a multiple of the patch size, 8"),
         ({"refine": "no"}, TypeError, "refine is 'no', but must be of the type bool"),

@@ -10,35 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from anomalib.data import ImageItem, PredictDataset
+from anomalib.data import PredictDataset
 from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.results.prediction_table import describe
-
-
-def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "wide.png"
-    Image.new("RGB", (400, 100)).save(path)
-    mask = torch.zeros(1, 50, 100, dtype=torch.bool)
-    mask[0, 10:20, 0:5] = True
-    mask[0, 49, 98:100] = True
-    item = ImageItem(
-        image=torch.zeros(3, 50, 100),
-        image_path=str(path),
-        pred_mask=mask[0],
-        pred_score=torch.tensor(0.25),
-        pred_label=torch.tensor(False),
-    )
-    assert describe(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100")
-
-
-def test_what_is_not_predicted_is_left_empty() -> None:
-    item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
-    assert describe(item) == ("a.png", "", "defective", "", "")
 
 
 def test_command_writes_a_line_per_picture(

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +35,7 @@ CONTENT = bytes(range(256)) * 4096
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 """Variables that would keep a request from loopback."""
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+GIT_BLOB = hashlib.sha1(b"blob 1048576\0" + CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
@@ -107,6 +110,12 @@ def row_at(*addresses: str) -> WeightFile:
     return WeightFile("some", "SAM", "vit_b", 1024, "MIT", sources)
 
 
+def blob_at(*addresses: str) -> WeightFile:
+    """The same, with its size unknown, and known by its name in a git repository."""
+    sources = tuple(Source("some.bin", None, None, GIT_BLOB, about=10**6, url=address) for address in addresses)
+    return replace(row_at(), sources=sources, role="adapters", localizer="april_gan")
+
+
 def left_in(folder: Path) -> list[str]:
     """What is in a folder beside locks."""
     return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
@@ -175,6 +184,36 @@ def test_failure_says_why_and_leaves_nothing(
     assert server.requests == ([] if how in ("full", "offline", "nobody") else [f"/{how}/some.bin"])
 
 
+def test_git_blob_is_fetched_once(server: Server, folder: Path) -> None:
+    row = blob_at(f"{server.url}/good/some.bin")
+    for _ in range(2):
+        assert locate(row).read_bytes() == CONTENT
+    assert server.requests == ["/good/some.bin"]
+    assert left_in(folder) == ["some.bin"]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("gone", "HTTP Error 404"), ("wrong", "invalid git blob id"), ("cut", "invalid git blob id")]
+)
+def test_git_blob_that_is_another_file(server: Server, folder: Path, how: str, reason: str) -> None:
+    """Nothing of it stays, and the second source is asked."""
+    address = f"{server.url}/{how}/some.bin"
+    with pytest.raises(FileNotFoundError) as caught:
+        locate(blob_at(address))
+    for part in (reason, address, f"some.bin (git blob {GIT_BLOB}, from", str(folder), "localizer='dense'"):
+        assert part in str(caught.value)
+    assert left_in(folder) == []
+    assert locate(blob_at(address, f"{server.url}/good/some.bin")).read_bytes() == CONTENT
+    assert left_in(folder) == ["some.bin"]
+
+
+def test_damaged_git_blob_is_refused_and_named(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "some.bin").write_bytes(CONTENT[:-1])
+    with pytest.raises(ValueError, match=rf"some.bin is damaged or another file: it has git blob .*, not {GIT_BLOB}"):
+        locate(blob_at("http://example.invalid/some.bin"))
+
+
 FETCH = """
 import sys
 from pathlib import Path
@@ -238,6 +277,84 @@ def published(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
         rows.append(replace(row, name=f"published_{row.role.lower()}", sources=(source,)))
     monkeypatch.setitem(table.WEIGHTS, "published", replace(pair, clip=rows[0], sam=rows[1]))
     return "published"
+
+
+@pytest.fixture
+def with_prompts(server: Server, published: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same with Crane's localizer, and learned prompts for both data sets, which the server has too."""
+    for trained_on in ("visa", "mvtec"):
+        content = {"compound_prompts_text.0": torch.randn(4, 48)}
+        for state in ("pos", "neg"):
+            content |= {
+                f"ctx_{state}": torch.randn(1, 1, 12, 48),
+                f"token_prefix_{state}": torch.randn(1, 1, 1, 48),
+                f"token_suffix_{state}": torch.randn(1, 1, 64, 48),
+                f"tokenized_prompts_{state}": torch.arange(77).eq(15).int().view(1, 1, 77),
+            }
+        buffer = io.BytesIO()
+        torch.save({"prompt_learner": content}, buffer)
+        row = table.LEARNED[f"crane_{trained_on}"]
+        (source,) = row.sources
+        server.files[source.filename] = buffer.getvalue()
+        source = Source(
+            source.filename,
+            len(buffer.getvalue()),
+            hashlib.sha256(buffer.getvalue()).hexdigest(),
+            url=f"{server.url}/good/{source.filename}",
+        )
+        monkeypatch.setitem(table.LEARNED, row.name, replace(row, architecture="demo", sources=(source,)))
+    monkeypatch.setitem(table.WEIGHTS, published, replace(table.WEIGHTS[published], localizer="crane"))
+    return published
+
+
+def test_first_run_says_what_it_fetches(
+    server: Server, folder: Path, with_prompts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it and its sizes, before the first byte; a second run has nothing to say."""
+    image = torch.rand(1, 3, 80, 100)
+    first = ClipSam(with_prompts).eval()(image)
+    message = caplog.messages[0]
+    for part in (
+        "Not on this machine, and fetched now: ",
+        "published_clip (8.8 MB), published_sam (5.6 MB), crane_visa (0.",
+        "In all 0.01 GB",
+    ):
+        assert part in message
+    assert server.requests == [
+        "/good/crane_trained_on_visa.pth" if "crane" in name else f"/good/published_{name}.safetensors"
+        for name in ("clip", "crane", "sam")
+    ]
+    caplog.clear()
+    assert torch.equal(ClipSam(with_prompts).eval()(image).anomaly_map, first.anomaly_map)
+    assert not any("fetched now" in text for text in caplog.messages)
+    assert len(server.requests) == 3
+
+
+def test_fetched_pair_has_its_prompts(
+    server: Server,
+    folder: Path,
+    with_prompts: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those for every data set that may be tested, so that a machine without a network has them too."""
+    main(["weights", "list"])
+    assert re.search(r"crane_mvtec +prompts .*published +0\.0 MB +MIT +no", capsys.readouterr().out)
+    main(["weights", "fetch", with_prompts, "--to", str(tmp_path / "stick")])
+    assert sorted(left_in(tmp_path / "stick")) == [
+        "crane_trained_on_mvtec.pth",
+        "crane_trained_on_visa.pth",
+        "published_clip.safetensors",
+        "published_sam.safetensors",
+    ]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileNotFoundError, match=r"crane_visa are neither in .* or use localizer='dense', which needs none"
+    ):
+        ClipSam("demo", localizer="crane")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "stick"))
+    ClipSam(with_prompts, adapters="crane_mvtec")
 
 
 def test_model_fetches_what_it_needs_once(server: Server, folder: Path, published: str) -> None:
@@ -309,8 +426,8 @@ def test_verify_names_what_is_damaged(
 
 def test_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        main(["weights", "fetch", "vit_t"])
+        main(["weights", "fetch", "vit_x"])
     assert raised.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "anomalib-clipsam weights fetch: Unknown weights 'vit_t'. Choose of vit_h"
+        "anomalib-clipsam weights fetch: Unknown weights 'vit_x'. Choose of vit_h"
     )

@@ -17,11 +17,11 @@ ROOT = Path(anomalib_clipsam.__file__).parent
 METHOD = {"ppg", "cps", "fusion", "frame"}
 ALLOWED = {
     "cli": {"compare", "results", "lightning_model", "weights", "clip"},
-    "compare": {"results", "lightning_model", "torch_model", "demo"},
+    "compare": {"results", "lightning_model", "torch_model", "weights", "demo"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {"passes", "deploy", "torch_model", *METHOD, "weights", "clip", "compute", "arguments"},
     "passes": {"torch_model"},
-    "deploy": {"torch_model"},
+    "deploy": {"torch_model", "clip"},
     "torch_model": {*METHOD, "clip", "compute"},
     "weights": {"clip", "sam", "compute"},
     "fusion": set(),

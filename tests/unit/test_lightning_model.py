@@ -26,14 +26,15 @@ from torch import nn
 from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
-from anomalib_clipsam.clip import AprilGanLocalizer, DenseLocalizer
-from anomalib_clipsam.compute.hashing import hash_file
+from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
+from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.frame import resize_image
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.weights import store
-from anomalib_clipsam.weights.table import WEIGHTS
+from anomalib_clipsam.weights.table import LEARNED, WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -284,6 +285,188 @@ def test_adapters(prompts: str, tmp_path: Path) -> None:
     assert model(torch.rand(1, 3, 50, 60)).anomaly_map.shape == (1, 40, 40)
 
 
+def test_activation_of_adapters_of_ones_own_is_clips(
+    random_demo: Path, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a published file it is that of its row, whatever it is called; `clip_quick_gelu` has the last word."""
+    layer = nn.Linear(160, 96)
+    torch.save(
+        {"trainable_linearlayer": {f"fc.0.{key}": value for key, value in layer.state_dict().items()}}, tmp_path / "a"
+    )
+    arguments = {"prompts": prompts, "localizer": "april_gan", "adapters": str(tmp_path / "a"), "refine": False, **FAST}
+    monkeypatch.setitem(WEIGHTS, "demo", replace(WEIGHTS["demo"], clip=replace(WEIGHTS["demo"].clip, quick_gelu=True)))
+    assert activations(ClipSam("demo", **arguments)) == {"QuickGELU"}
+    row = LEARNED["april_gan_visa"]
+    source = replace(row.sources[0], git_blob=hash_git_blob(tmp_path / "a"))
+    monkeypatch.setitem(LEARNED, row.name, replace(row, architecture="demo", sources=(source,)))
+    assert activations(ClipSam("demo", **arguments)) == {"GELU"}
+    assert activations(ClipSam("demo", clip_quick_gelu=True, **arguments)) == {"QuickGELU"}
+
+
+def activations(model: ClipSam) -> set[str]:
+    """Name the activations of both of CLIP's networks."""
+    clip = model.model.localizer.clip
+    return {type(block.mlp.gelu).__name__ for part in (clip.visual, clip) for block in part.transformer.resblocks}
+
+
+# ---------------------------------------------------------------- learned weights
+
+
+def learned_prompts(seed: int) -> dict[str, torch.Tensor]:
+    """Learned prompts for the demo's CLIP, in the layout of Crane's and AnomalyCLIP's files."""
+    generator = torch.Generator().manual_seed(seed)
+    content = {"compound_prompts_text.0": torch.randn(4, 48, generator=generator)}
+    for state, end in (("pos", 15), ("neg", 16)):
+        content |= {
+            f"ctx_{state}": torch.randn(1, 1, 12, 48, generator=generator),
+            f"token_prefix_{state}": torch.randn(1, 1, 1, 48, generator=generator),
+            f"token_suffix_{state}": torch.randn(1, 1, 64, 48, generator=generator),
+            f"tokenized_prompts_{state}": (torch.arange(77) == end).int().view(1, 1, 77),
+        }
+    return {"prompt_learner": content}
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Bring learned weights for the demo's CLIP under the names of the table; the activation of each localizer.
+
+    The pair ``"demo"`` has Crane's localizer for its own.
+    """
+    monkeypatch.setenv(store.WEIGHTS_VARIABLE, str(tmp_path))
+    layers = nn.ModuleList(nn.Linear(160, 96) for _ in range(2))
+    adapters = {"trainable_linearlayer": {f"fc.{key}": value for key, value in layers.state_dict().items()}}
+    for seed, (name, row) in enumerate(LEARNED.items()):
+        (source,) = row.sources
+        torch.save(adapters if row.role == "adapters" else learned_prompts(seed), tmp_path / source.filename)
+        source = replace(source, size=None, sha256=None, git_blob=hash_git_blob(tmp_path / source.filename))
+        monkeypatch.setitem(LEARNED, name, replace(row, architecture="demo", sources=(source,)))
+    clip = replace(WEIGHTS["demo"].clip, quick_gelu=True)
+    monkeypatch.setitem(WEIGHTS, "demo", replace(WEIGHTS["demo"], clip=clip, localizer="crane"))
+    return {row.localizer: "QuickGELU" if row.quick_gelu else "GELU" for row in LEARNED.values()}
+
+
+@pytest.mark.parametrize("localizer", ["crane", "anomaly_clip", "april_gan", "dense"])
+def test_activation_is_the_one_that_the_weights_were_trained_with(published: dict[str, str], localizer: str) -> None:
+    """APRIL-GAN's published adapters know plain GELU, image and text; all others OpenAI's QuickGELU."""
+    model = ClipSam("demo", localizer=localizer, refine=False, **FAST)
+    expected = "GELU" if localizer == "april_gan" else "QuickGELU"
+    assert published.get(localizer, "QuickGELU") == expected
+    assert activations(model) == {expected}
+    assert model.model.localizer.activation == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({}, CraneLocalizer),
+        ({"adapters": "anomaly_clip_mvtec"}, AnomalyClipLocalizer),
+        ({"adapters": "april_gan_visa"}, AprilGanLocalizer),
+        ({"adapters": None}, DenseLocalizer),
+        ({"prompts": "prompts.yaml"}, DenseLocalizer),  # Crane would have no use for them
+        ({"localizer": "dense"}, DenseLocalizer),
+    ],
+)
+def test_localizer_is_the_pairs_own_unless_other_arguments_speak_against_it(
+    published: dict[str, str], random_demo: Path, arguments: dict, kind: type
+) -> None:
+    if "prompts" in arguments:
+        arguments = {"prompts": str(random_demo / arguments["prompts"])}
+    assert type(ClipSam("demo", refine=False, **arguments, **FAST).model.localizer) is kind
+
+
+def test_localizer_of_another_clip_is_dense(published: dict[str, str], clip: CLIP, tmp_path: Path) -> None:
+    save_file(clip.state_dict(), tmp_path / "clip.safetensors")
+    arguments = {"clip_architecture": "demo", "clip_weights": str(tmp_path / "clip.safetensors")}
+    model = ClipSam("vit_b", **arguments, sam_architecture="demo", **FAST)
+    assert type(model.model.localizer) is DenseLocalizer
+
+
+class Visa(SimpleNamespace):
+    """Called as anomalib's data module."""
+
+
+class MVTecAD(SimpleNamespace):
+    """Called as anomalib's data module."""
+
+
+def set_up(model: ClipSam, datamodule: SimpleNamespace | None) -> None:
+    model._trainer = SimpleNamespace(datamodule=datamodule, strategy=SimpleNamespace(checkpoint_io=None))
+    model.setup("test")
+    model._trainer = None
+
+
+@pytest.mark.parametrize("localizer", ["crane", "anomaly_clip", "april_gan"])
+def test_learned_weights_were_never_trained_on_what_is_tested(
+    published: dict[str, str], localizer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ClipSam("demo", localizer=localizer, refine=False, **FAST).eval()
+    image, texts = torch.rand(1, 3, 40, 40), []
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        for datamodule, trained_on in ((None, "VisA"), (MVTecAD(), "VisA"), (Visa(), "MVTec AD"), (None, "VisA")):
+            caplog.clear()
+            set_up(model, datamodule)
+            name = f"{localizer}_{'visa' if trained_on == 'VisA' else 'mvtec'}"
+            message = f"The map's learned weights are {name}: its authors trained them on {trained_on}."
+            assert message in caplog.messages
+            assert not [record for record in caplog.records if record.levelno > logging.INFO]
+            assert model.frozen_weights()["localizer"]["name"] == f"clip_demo with {name}"
+            model(image)
+            texts.append(model.model.localizer.text.clone())
+    if localizer != "april_gan":
+        assert torch.equal(texts[0], texts[1])
+        assert not torch.equal(texts[0], texts[2])
+        assert torch.equal(texts[0], texts[3])
+
+
+def test_weights_that_were_trained_on_what_is_tested_are_named(
+    published: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ClipSam("demo", adapters="crane_visa", refine=False, **FAST)
+    set_up(model, MVTecAD())
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    set_up(model, Visa())
+    assert caplog.messages[-1].startswith("crane_visa was trained on VisA, which is tested: that is not zero-shot.")
+
+
+@pytest.mark.parametrize("localizer", ["crane", "anomaly_clip"])
+def test_image_score_is_the_published_one(published: dict[str, str], localizer: str) -> None:
+    """The map's maximum has no part in it."""
+    model = ClipSam("demo", localizer=localizer, refine=False, **FAST).eval()
+    image = torch.rand(2, 3, 50, 70)
+    score = model.model(image).pred_score
+    assert torch.equal(score, model.model.localizer(resize_image(image, 40))[1])
+
+
+def test_class_name_is_not_said_to_be_asked_about(published: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    model = ClipSam("demo", class_name="nut", refine=False, **FAST).eval()
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        for _ in range(2):
+            set_up(model, None)
+            model(torch.rand(1, 3, 40, 40))
+    assert sum("the class name is not used" in message for message in caplog.messages) == 1
+    assert not any("ask about" in message for message in caplog.messages)
+
+
+def test_checkpoint_of_another_activation_is_refused(published: dict[str, str]) -> None:
+    """The weights are the same, and what they give is not."""
+    checkpoint = checkpoint_of(ClipSam("demo", localizer="dense", refine=False, **FAST))
+    ClipSam("demo", localizer="dense", refine=False, **FAST).on_load_checkpoint(dict(checkpoint))
+    other = ClipSam("demo", localizer="dense", clip_quick_gelu=False, refine=False, **FAST)
+    with pytest.raises(ValueError, match="made with QuickGELU in CLIP, and this model has GELU"):
+        other.on_load_checkpoint(dict(checkpoint))
+
+
+def test_checkpoint_of_other_learned_weights_is_refused(published: dict[str, str]) -> None:
+    checkpoint = checkpoint_of(ClipSam("demo", adapters="crane_visa", refine=False, **FAST))
+    ClipSam("demo", refine=False, **FAST).on_load_checkpoint(dict(checkpoint))
+    other = ClipSam("demo", adapters="crane_mvtec", refine=False, **FAST)
+    with pytest.raises(ValueError, match=r"clip_demo with crane_visa .* this model has clip_demo with crane_mvtec"):
+        other.on_load_checkpoint(dict(checkpoint))
+
+
+# ---------------------------------------------------------------- weights of one's own
+
+
 def test_weights_of_ones_own(prompts: str, random_demo: Path, sam: Sam, tmp_path: Path) -> None:
     changed = {key: value * 0.5 for key, value in sam.state_dict().items()}
     save_file(changed, tmp_path / "own.safetensors")
@@ -467,11 +650,18 @@ def test_state_dict_itself_is_complete(model: ClipSam) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": "vit_t"}, "Unknown weights 'vit_t'. Choose one of"),
-        ({"localizer": "anything"}, "Unknown localizer 'anything'. Choose one of dense, april_gan, winclip"),
-        ({"localizer": "april_gan"}, "Give both `localizer` and `adapters`, or neither"),
-        ({"adapters": "file.pt"}, "Give both `localizer` and `adapters`, or neither"),
-        ({"sam_architecture": "vit_t"}, "Unknown sam_architecture 'vit_t'"),
+        ({"weights": "vit_x"}, "Unknown weights 'vit_x'. Choose one of"),
+        ({"localizer": "anything"}, "Unknown localizer 'anything'. Choose one of auto, dense, april_gan, anomaly_clip"),
+        ({"localizer": "april_gan", "adapters": None}, "localizer='april_gan' needs learned weights"),
+        ({"localizer": "dense", "adapters": "file.pt"}, "localizer='dense' has no use for `adapters`"),
+        ({"adapters": "file.pt"}, "localizer='dense' has no use for `adapters`"),
+        ({"localizer": "crane"}, "crane_visa goes with CLIP ViT-L-14-336, and this one is demo"),
+        ({"adapters": "april_gan_visa"}, "april_gan_visa goes with CLIP ViT-L-14-336, and this one is demo"),
+        (
+            {"localizer": "crane", "adapters": "anomaly_clip_visa"},
+            "anomaly_clip_visa is for localizer='anomaly_clip', not 'crane'",
+        ),
+        ({"sam_architecture": "vit_x"}, "Unknown sam_architecture 'vit_x'"),
         ({"clip_architecture": "ViT-B-32"}, "Name its file with `clip_weights`"),
         ({"map_size": 0}, "map_size is 0"),
         ({"map_size": -5}, "map_size is -5"),
@@ -515,3 +705,105 @@ def test_thresholds_and_fusion_are_checked_before_weights_are_read(
     wrong = {"fusion": {"mode": fusion}} if fusion == "x" else {"ppg": {"min_score": 7}}
     with pytest.raises(ValueError, match=r"Unknown fusion|min_score"):
         ClipSam("demo", **wrong)
+
+
+# ---------------------------------------------------------------- references
+
+
+def compared(prompts: str, **more: object) -> ClipSam:
+    return ClipSam("demo", prompts=prompts, refine=False, visualizer=False, **FAST, **more).eval()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "judge", "learning_type"),
+    [
+        ({"references": "none"}, None, LearningType.ZERO_SHOT),
+        ({"references": "self"}, "SelfJudge", LearningType.ZERO_SHOT),
+        ({"references": "batch"}, "BatchJudge", LearningType.ZERO_SHOT),
+        ({"k_shot": 2}, "FewShotJudge", LearningType.FEW_SHOT),
+        ({"k_shot": 2, "references": "none"}, "FewShotJudge", LearningType.FEW_SHOT),
+    ],
+)
+def test_references_choose_the_judge(
+    prompts: str, arguments: dict, judge: str | None, learning_type: LearningType
+) -> None:
+    model = compared(prompts, **arguments)
+    assert (None if model.model.judge is None else type(model.model.judge).__name__) == judge
+    assert model.learning_type is learning_type
+    assert model.compares_batch == (judge == "BatchJudge")
+
+
+def test_reference_options_are_checked(prompts: str) -> None:
+    model = compared(prompts, k_shot=1, reference_options={"text_share": 0.5, "taps": [2, 4], "rotate": True})
+    assert (model.model.judge.combination.text_share, model.model.judge.rotate) == (0.5, True)
+    assert model.model.localizer.reference_taps == (2, 4)
+    with pytest.raises(ValueError, match="reference_options has no 'share'"):
+        compared(prompts, k_shot=1, reference_options={"share": 0.5})
+    with pytest.raises(TypeError, match="taps is 3, but must be of the type list"):
+        compared(prompts, k_shot=1, reference_options={"taps": 3})
+
+
+def test_good_parts_given_in_python_are_images_as_the_model_takes_them(prompts: str) -> None:
+    model, images = compared(prompts, k_shot=3), torch.rand(3, 3, 50, 70)
+    model.set_references(images)
+    assert (model(images).anomaly_map < model(torch.rand(3, 3, 50, 70)).anomaly_map).float().mean() > 0.9
+    assert model.post_processor.image_threshold.item() == pytest.approx(model.model.judge.thresholds.image)
+    assert not model(images).pred_label.any()
+    sources = model.model.judge.sources
+    model.set_references(torch.rand(2, 3, 50, 70))
+    assert len(model.model.judge.sources) == 2
+    assert not set(sources) & set(model.model.judge.sources)
+    for wrong in (torch.rand(3, 50, 70), torch.full((1, 3, 5, 5), float("nan"))):
+        with pytest.raises(ValueError, match="Give floats in"):
+            model.set_references(wrong)
+    with pytest.raises(ValueError, match=r"This model compares with no good parts\. Make it with `k_shot`"):
+        compared(prompts).set_references(images)
+
+
+def test_a_model_without_good_parts_says_how_to_give_some(prompts: str) -> None:
+    with pytest.raises(ValueError, match="k_shot=2 needs good parts"):
+        compared(prompts, k_shot=2)(torch.rand(1, 3, 50, 70))
+
+
+def test_settings_know_the_references(prompts: str) -> None:
+    """What a test pass reuses of a validation pass depends on them."""
+    found = [compared(prompts, references=kind).model.settings() for kind in ("none", "self", "batch")]
+    for seed in (0, 1):
+        model = compared(prompts, k_shot=1)
+        model.set_references(torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(seed)))
+        found.append(model.model.settings())
+    assert len(set(found)) == 5
+    assert compared(prompts, references="self").model.settings() == found[1]
+
+
+def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> None:
+    model = compared(prompts, k_shot=2)
+    model.set_references(torch.rand(2, 3, 50, 70))
+    torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
+    loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu").eval()
+    image = torch.rand(2, 3, 50, 70)
+    for found, expected in zip(loaded(image), model(image), strict=True):
+        torch.testing.assert_close(found.float(), expected.float(), atol=2e-3, rtol=0)
+    assert loaded.model.judge.sources == model.model.judge.sources
+    assert loaded.model.judge.thresholds == model.model.judge.thresholds
+    assert loaded.model.judge.common == model.model.judge.common
+
+
+@pytest.mark.parametrize(
+    ("made_with", "own", "sentence"),
+    [
+        ({"references": "none"}, {"references": "self"}, "other references: text alone, and this model has self"),
+        ({"references": "batch"}, {"references": "none"}, "other references: batch, and this model has text alone"),
+        (
+            {"references": "self"},
+            {"references": "self", "reference_options": {"taps": [1]}},
+            "other references: self and .*'taps'.*, and this model has .*'taps': \\(1,\\)",
+        ),
+        ({"references": "batch"}, {"references": "batch", "reference_options": {"raw": True}}, "'raw': False"),
+    ],
+)
+def test_checkpoint_of_other_references_is_refused(prompts: str, made_with: dict, own: dict, sentence: str) -> None:
+    checkpoint = checkpoint_of(compared(prompts, **made_with))
+    compared(prompts, **made_with).on_load_checkpoint(dict(checkpoint))
+    with pytest.raises(ValueError, match=sentence):
+        compared(prompts, **own).on_load_checkpoint(dict(checkpoint))

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
 from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
-from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
 
@@ -51,8 +51,9 @@ class RedLocalizer(Localizer):
     def _use_text(self, text: torch.Tensor) -> None:
         pass
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return image[:, 0], image[:, 1].mean(dim=(1, 2))
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+        taps = (F.avg_pool2d(image, 4),) if tapped else ()
+        return image[:, 0], image[:, 1].mean(dim=(1, 2)), taps
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_fields_and_shapes_of_the_stages(build: Build, size: tuple[int, int], ma
         stages.score = None
 
 
-@pytest.mark.parametrize("fusion", ["weighted", "gate", "mask"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> None:
     """Each stage is what its module makes of the stages before."""
     model, image = build(fusion=fusion), torch.cat([picture(120, 192), picture(120, 192, peak=0.7)])
@@ -154,7 +155,8 @@ def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> N
         assert torch.equal(getattr(stages.cascade, name), getattr(output, name))
     logits = F.interpolate(output.logits_3, (48, 48), mode="bilinear", align_corners=False)[:, 0, :30]
     assert torch.equal(stages.mask, logits > 0)
-    assert torch.equal(stages.fused_map, model.fusion(stages.anomaly_map, logits, prompts.peak).clamp(0, 1))
+    fused = model.fusion(stages.anomaly_map, logits, prompts.peak, stages.cascade.iou)
+    assert torch.equal(stages.fused_map, fused.clamp(0, 1))
     assert not torch.equal(stages.fused_map, stages.anomaly_map)
 
 
@@ -260,11 +262,11 @@ def test_broken_pixels_do_not_spread(build: Build) -> None:
     """A localizer that gives NaN and values outside [0, 1]."""
 
     class Broken(RedLocalizer):
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            anomaly_map, score = super().forward(image)
+        def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+            anomaly_map, score, taps = super()._localize(image, tapped)
             anomaly_map = anomaly_map.clone()
             anomaly_map[:, 0, 0], anomaly_map[:, 0, 1], anomaly_map[:, 0, 2] = torch.nan, 1.5, -0.5
-            return anomaly_map, score * torch.nan
+            return anomaly_map, score * torch.nan, taps
 
     stages = build(Broken()).stages(picture())
     assert stages.anomaly_map[0, 0, :3].tolist() == [0.0, 1.0, 0.0]
@@ -324,8 +326,9 @@ def test_with_clip_a_batch_equals_one_at_a_time(build: Build, dense: DenseLocali
 def test_exported_program_gives_the_same(build: Build, dense: DenseLocalizer) -> None:
     """The whole forward in one graph, with an image that has no region; there SAM's answer about it is dropped."""
     model, image, _ = export_case(build, dense)
-    program = torch.export.export(model, (image,), strict=False).module()
-    for given in (image, image.flip(0)):
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (image,), dynamic_shapes=shapes, strict=False).module()
+    for given in (image, image.flip(0), image[:1], image[[0, 1, 0]]):
         exported, right = program(given), model(given)
         torch.testing.assert_close(exported.anomaly_map, right.anomaly_map, atol=1e-5, rtol=0)
         torch.testing.assert_close(exported.pred_score, right.pred_score, atol=1e-5, rtol=0)

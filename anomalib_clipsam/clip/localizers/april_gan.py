@@ -18,14 +18,18 @@ from torch import nn
 
 from anomalib_clipsam.clip.build import run_block
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
-from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
+from anomalib_clipsam.clip.localizers.vit import ViTLocalizer, spaced_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from open_clip import CLIP
 
+    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+
+SCALE = 100.0
+"""Factor of the cosine, fixed in the published code, whatever CLIP learnt."""
 
 
 class AprilGanLocalizer(ViTLocalizer):
@@ -58,7 +62,7 @@ class AprilGanLocalizer(ViTLocalizer):
         super().__init__(clip, ensemble, image_size)
         depth = len(clip.visual.transformer.resblocks)
         self.adapters = adapters
-        self.taps = tuple(taps or (depth * (i + 1) // len(adapters) for i in range(len(adapters))))
+        self.taps = tuple(taps or spaced_blocks(depth, len(adapters)))
         if len(self.taps) != len(adapters) or len(set(self.taps) & set(range(1, depth + 1))) != len(adapters):
             msg = (
                 f"Taps {self.taps} do not fit {len(adapters)} adapters and {depth} blocks. "
@@ -79,15 +83,23 @@ class AprilGanLocalizer(ViTLocalizer):
         layers = build_adapters(adapters(), model.visual.conv1.out_channels, model.text_projection.shape[1])
         return cls(model, ensemble, image_size, layers)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locate what looks damaged. See :meth:`Localizer.forward`."""
-        tokens, maps = self._embed(image), []
+    def use_learned(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take other adapters. See :meth:`Localizer.use_learned`."""
+        width, embed_dim = self.clip.visual.conv1.out_channels, self.clip.text_projection.shape[1]
+        self.adapters = (
+            build_adapters(weights, width, embed_dim).to(self.text.device).requires_grad_(requires_grad=False)
+        )
+
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        tokens, maps, grids = self._embed(image), [], []
         for index, block in enumerate(self.clip.visual.transformer.resblocks, start=1):
             tokens = run_block(block, tokens)
             if index in self.taps:
                 patches = self.adapters[self.taps.index(index)](tokens[:, 1:])  # (B, h * w, C)
-                maps.append(text_anomaly_map(patches, self.text, 100.0, self.grid, tuple(image.shape[-2:])))
-        return torch.stack(maps).mean(dim=0), self._global_score(tokens)
+                maps.append(text_anomaly_map(patches, self.text, SCALE, self.grid, tuple(image.shape[-2:])))
+            if tapped and index in self.reference_taps:
+                grids.append(self._to_grid(tokens))
+        return torch.stack(maps).mean(dim=0), self._global_score(tokens, SCALE), tuple(grids)
 
 
 def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: int) -> nn.ModuleList:

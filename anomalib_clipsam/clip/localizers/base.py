@@ -3,7 +3,7 @@
 
 """What all localizers are: from an image to CLIP's anomaly map S_a and an image score, by text alone.
 
-Letters: B images, H W map, h w patch grid, C embedding.
+Letters: B images, H W map, h w patch grid, C embedding, T taps.
 
 Reference:
     APRIL-GAN: Chen et al., https://arxiv.org/abs/2305.17382
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
+Taps = tuple[torch.Tensor, ...]
+"""Grids of patch features ``(B, C_t, h_t, w_t)``, one per tap."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -69,11 +71,30 @@ class Localizer(nn.Module, ABC):
     Attributes:
         image_size (int): Side of the square that CLIP sees, in pixels; set by the subclass.
         needs_adapters (bool): Whether it is built from learned weights beside CLIP's.
+        uses_class_name (bool): Whether its text names the part.
+        own_score (bool): Whether its score is the image score as published, which the map's maximum has no part in.
+        activation (str): Activation of the network that encodes its text.
+        joins_taps (bool): Whether its taps are stages of a CNN, of several resolutions.
+        reference_sigma (float): Gaussian that smooths a map of distances between its taps, in pixels of 256.
+        usual_self_distance (tuple[float, float] | None): Usual distance of a patch to its own picture, and the limit of
+            good pictures, where they were measured.
+        depth (int): Number of blocks that references may choose from; 0 where they have no choice.
+        embedding (torch.Tensor | None): Normalised image embeddings ``(B, E)`` of the last images, where CLIP's own are
+            computed, and not during an export.
         own_weights (str | None): Name of the weights that it brings itself, in place of the pair's CLIP.
     """
 
     image_size: int
     needs_adapters: ClassVar[bool] = False
+    uses_class_name: ClassVar[bool] = True
+    own_score: ClassVar[bool] = False
+    activation: str = ""
+    joins_taps: ClassVar[bool] = False
+    reference_sigma: ClassVar[float] = 0.0
+    usual_self_distance: ClassVar[tuple[float, float] | None] = None
+    reference_taps: tuple[int, ...]
+    depth: int = 0
+    embedding: torch.Tensor | None = None
     own_weights: ClassVar[str | None] = None
 
     @classmethod
@@ -136,6 +157,19 @@ class Localizer(nn.Module, ABC):
         self._text_of[class_name] = text
         self.class_name = None
 
+    def use_learned(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take other learned weights of the same kind, in place of those that it was built with.
+
+        Args:
+            weights (dict[str, torch.Tensor]): What a published file holds.
+
+        Raises:
+            TypeError: If the localizer has none.
+        """
+        del weights
+        msg = f"{type(self).__name__} has no learned weights beside CLIP's. Leave them out."
+        raise TypeError(msg)
+
     @abstractmethod
     def _encode_text(self, class_name: str) -> torch.Tensor:
         """Encode the ensemble for a class name to ``(2, C)``, normal and abnormal."""
@@ -145,6 +179,21 @@ class Localizer(nn.Module, ABC):
         """Use these text directions ``(2, C)`` in the passes to come."""
 
     @abstractmethod
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        """Give map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
+
+    def with_taps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        """Locate what looks damaged, and give the features that references are compared by.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, H, W)``, RGB in [0, 1].
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor, Taps]: What :meth:`forward` gives, and T grids of patch features
+            ``(B, C_t, h_t, w_t)``.
+        """
+        return self._localize(image, tapped=True)
+
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Locate what looks damaged.
 
@@ -155,6 +204,8 @@ class Localizer(nn.Module, ABC):
             tuple[torch.Tensor, torch.Tensor]: Anomaly map S_a ``(B, H, W)`` in [0, 1], and CLIP's global text score
             ``(B,)`` in [0, 1].
         """
+        anomaly_map, score, _ = self._localize(image, tapped=False)
+        return anomaly_map, score
 
 
 class ClipLocalizer(Localizer):
@@ -183,9 +234,14 @@ class ClipLocalizer(Localizer):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.register_buffer("text", torch.zeros(2, clip.text_projection.shape[1]), persistent=False)
 
+    @property
+    def activation(self) -> str:
+        """Activation of the network that encodes the text; weights do not tell."""
+        return type(self.clip.transformer.resblocks[0].mlp.gelu).__name__
+
     def _encode_text(self, class_name: str) -> torch.Tensor:
         tower = {name: value for name, value in self.clip.named_parameters() if not name.startswith("visual.")}
-        key = cache_key(hash_tensors(tower), self.ensemble.sentences(class_name))
+        key = cache_key(hash_tensors(tower), self.activation, self.ensemble.sentences(class_name))
         text = load_text(key)
         if text is None:
             text = encode_ensemble(self.clip, self.ensemble, class_name)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_clipsam.clip.build import attend, feed_forward, project, run_block
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
 
@@ -25,16 +24,16 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
+    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
 
 
 class DenseLocalizer(ViTLocalizer):
     """Patch tokens of several blocks against the normal and abnormal text, with value-value attention.
 
-    A second path branches off before the last blocks and collects their value-value attention without their MLPs: each
-    token gathers from tokens that carry like content, so that patch tokens keep their place (CLIP Surgery). After every
-    block of that path its tokens are projected to CLIP's embedding space and compared with the text; S_a is the mean
-    over these taps. [ours: the branch before the last quarter of the blocks]
+    The second path of :class:`ViTLocalizer` runs through the last blocks. After every block of it its tokens are
+    projected to CLIP's embedding space and compared with the text; S_a is the mean over these taps. [ours: the last
+    quarter of the blocks]
 
     Args:
         clip (CLIP): open_clip model with a ViT.
@@ -67,23 +66,11 @@ class DenseLocalizer(ViTLocalizer):
         del adapters
         return cls(clip(), ensemble, image_size)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locate what looks damaged. See :meth:`Localizer.forward`."""
-        visual = self.clip.visual
-        scale = self.clip.logit_scale.exp()
-        blocks = list(visual.transformer.resblocks)
-        tokens = self._embed(image)  # (B, L, D)
-        for block in blocks[: -self.vv_blocks]:
-            tokens = run_block(block, tokens)
-
-        vv_tokens, maps = tokens, []
-        for block in blocks[-self.vv_blocks :]:
-            queries, keys, values = project(block, tokens)
-            vv_tokens = vv_tokens + attend(block, values, values, values)
-            if block is blocks[-1]:  # of its output the class token alone is used
-                queries, tokens = queries[:, :, :1], tokens[:, :1]
-            tokens = tokens + attend(block, queries, keys, values)
-            tokens = tokens + feed_forward(block, tokens)
-            patches = visual.ln_post(vv_tokens[:, 1:]) @ visual.proj  # (B, h * w, C)
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+        visual, scale = self.clip.visual, self.clip.logit_scale.exp()
+        kept, tokens, grids = self._two_paths(image, self.vv_blocks, self.vv_blocks, tapped)
+        maps = []
+        for second in kept:
+            patches = visual.ln_post(second[:, 1:]) @ visual.proj  # (B, h * w, C)
             maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
-        return torch.stack(maps).mean(dim=0), self._global_score(tokens)
+        return torch.stack(maps).mean(dim=0), self._global_score(tokens, scale), grids

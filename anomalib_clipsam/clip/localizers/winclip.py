@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer
+from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer, Taps
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.compute.precision import full_precision
 
@@ -78,11 +78,15 @@ class WinClipLocalizer(Localizer):
         del image_size, clip, adapters
         return cls(ensemble)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locate what looks damaged. See :meth:`Localizer.forward`."""
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         size = (self.image_size, self.image_size)
         resized = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         with full_precision(image.device.type):  # its comparisons with the text are inside
             prediction = self.winclip((resized - self.mean) / self.std)
+            # WinCLIP's own few-shot compares these patches too; its forward pass does not give them away.
+            patches = (
+                self.winclip.encode_image((resized - self.mean) / self.std)[2] if tapped else None
+            )  # (B, h * w, D)
         anomaly_map = F.interpolate(prediction.anomaly_map.unsqueeze(1), image.shape[-2:], mode="bilinear")
-        return anomaly_map.squeeze(1).clamp(0, 1), prediction.pred_score.clamp(0, 1)
+        grids = (patches.transpose(1, 2).unflatten(2, self.winclip.grid_size),) if tapped else ()
+        return anomaly_map.squeeze(1).clamp(0, 1), prediction.pred_score.clamp(0, 1), grids

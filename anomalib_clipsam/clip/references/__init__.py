@@ -4,23 +4,42 @@
 """References beside the text: the picture itself, a few good parts, the unlabelled batch."""
 
 from anomalib_clipsam.clip.references.batch import LEAST_PICTURES, BatchReference, smooth_scores
-from anomalib_clipsam.clip.references.calibration import BATCH_SHARE, GOOD_SHARE, Calibration, passing_threshold
+from anomalib_clipsam.clip.references.calibration import KINDS, Calibration, passing_threshold
 from anomalib_clipsam.clip.references.combination import Combination
 from anomalib_clipsam.clip.references.features import peak_score
 from anomalib_clipsam.clip.references.few_shot import FewShotReference, quarter_turns
+from anomalib_clipsam.clip.references.judges import (
+    REFERENCES,
+    BatchJudge,
+    FewShotJudge,
+    Judge,
+    ReferenceOptions,
+    SelfJudge,
+    Thresholds,
+    build_judge,
+    picture_key,
+)
 from anomalib_clipsam.clip.references.self_reference import SelfReference
 
 __all__ = [
-    "BATCH_SHARE",
-    "GOOD_SHARE",
+    "KINDS",
     "LEAST_PICTURES",
+    "REFERENCES",
+    "BatchJudge",
     "BatchReference",
     "Calibration",
     "Combination",
+    "FewShotJudge",
     "FewShotReference",
+    "Judge",
+    "ReferenceOptions",
+    "SelfJudge",
     "SelfReference",
+    "Thresholds",
+    "build_judge",
     "passing_threshold",
     "peak_score",
+    "picture_key",
     "quarter_turns",
     "smooth_scores",
 ]

@@ -92,3 +92,16 @@ def test_damaged_file_is_made_anew(clip: CLIP, ensemble: PromptEnsemble, folder:
 def test_disk_that_cannot_be_written(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:
     folder.write_text("a file where a folder should be")
     assert text_of(clip, ensemble).shape == (2, 96)
+
+
+@pytest.mark.open_clip
+def test_activation_has_embeddings_of_its_own(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:
+    """The same weights run with another activation give another text."""
+    from anomalib_clipsam.clip import build_clip
+
+    other = build_clip("demo", quick_gelu=True)
+    other.load_state_dict(clip.state_dict())
+    plain, quick = text_of(clip, ensemble), text_of(other, ensemble)
+    assert len(list(folder.iterdir())) == 2
+    assert (plain - quick).abs().max() > 1e-4
+    assert torch.equal(text_of(other, ensemble), quick)

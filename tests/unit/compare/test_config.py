@@ -68,7 +68,7 @@ def test_fingerprint_follows_all_that_a_row_depends_on(tmp_path: Path) -> None:
         ({"models": [{**MODEL, "class_path": "Padimm"}]}, "'Padim' on 'Parts' cannot be built: .*Padimm"),
         ({"models": [{**MODEL, "init_args": {"backbon": "resnet18"}}]}, "'backbon' is not accepted.*Give the name"),
         ({"data": [{**DATA, "class_path": "NoData"}]}, "cannot be built: .*NoData"),
-        ({"data": [{**DATA, "published": "mvtec"}]}, "No figures are known as 'mvtec'. Choose of mvtec_ad"),
+        ({"data": [{**DATA, "published": "mvtec"}]}, "No figures are known as 'mvtec'. Choose one of mvtec_ad"),
         ({"map_size": 0}, "map_size in .* is 0. Give a whole number of at least 1"),
         ({"pictures": "all"}, "pictures in .* is 'all'"),
     ],
@@ -89,3 +89,25 @@ def test_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/compare_*.yaml")), ids=lambda path: path.name)
 def test_configurations_of_the_project_are_sound(path: Path) -> None:
     assert list(read_config(path).pairs())
+
+
+FORBIDDEN = {"label": "Ours", "class_path": "ClipSam", "init_args": {"adapters": "crane_visa"}}
+
+
+@pytest.mark.parametrize(
+    "class_path", ["ClipSam", "anomalib_clipsam.ClipSam", "anomalib_clipsam.lightning_model.ClipSam"]
+)
+def test_weights_that_were_trained_on_what_is_compared_are_refused(tmp_path: Path, class_path: str) -> None:
+    models = [{**FORBIDDEN, "class_path": class_path}]
+    data = [{"label": "VisA", "class_path": "Visa", "categories": ["candle"]}]
+    message = "'Ours' on 'VisA': crane_visa was trained on VisA, .* set `trained_on_tested: true`"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, models=models, data=data)
+    assert read(tmp_path, models=models, data=data, trained_on_tested=True).trained_on_tested
+
+
+@pytest.mark.parametrize("adapters", ["auto", None, "crane_mvtec"])
+def test_weights_that_were_trained_on_something_else_are_compared(tmp_path: Path, adapters: str | None) -> None:
+    models = [{**FORBIDDEN, "init_args": {"adapters": adapters}}]
+    data = [{"label": "VisA", "class_path": "Visa", "categories": ["candle"]}, DATA]
+    assert len(list(read(tmp_path, models=models, data=data).pairs())) == 3

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Picture files that are left out of a pass, and tensors that are no images."""
+"""Picture files that a pass skips, and tensors that are no images."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_one_of_a_thousand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     check.teardown(trainer, None, "predict")
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"1 of 1000 pictures were left out. Mend these files to have them scored:\n{tmp_path / '500.png'} is no picture"
+        f"1 of 1000 pictures were skipped. Fix these files to have them scored:\n{tmp_path / '500.png'} is no picture"
     )
     assert len(dataset) == 1000
 
@@ -189,7 +189,7 @@ def test_no_picture_left(folder: Path) -> None:
     (folder / "a.png").unlink()
     (folder / "c.jpg").unlink()
     dataset = PredictDataset(folder)
-    with pytest.raises(ValueError, match=r"No picture of 8 can be scored: .*0.png is empty; .*; and 3 more. Mend"):
+    with pytest.raises(ValueError, match=r"No picture of 8 can be scored: .*0.png is empty; .*; and 3 more. Fix"):
         PictureCheck().setup(trainer_with("predict", DataLoader(dataset)), None, "predict")
     assert len(dataset) == 8
 
@@ -204,7 +204,7 @@ def test_one_label_only(parts: Folder, kept: str, caplog: pytest.LogCaptureFixtu
     check, trainer = PictureCheck(), trainer_with("test", parts)
     check.setup(trainer, None, "test")
     check.teardown(trainer, None, "test")
-    assert caplog.messages[1].startswith(f"No picture that was tested is labelled {missing}: AUROC, AP and F1 need")
+    assert caplog.messages[1].startswith(f"No test picture is labelled {missing}: AUROC, AP and F1 need")
     caplog.clear()
     check.setup(trainer_with("predict", parts), None, "predict")
     check.teardown(trainer, None, "predict")

@@ -27,11 +27,22 @@ def test_published_architecture_is_that_of_segment_anything(architecture: str) -
     assert not model.training
 
 
-@pytest.mark.parametrize("architecture", ["vit_b", "vit_l", "vit_h"])
+@pytest.mark.parametrize("architecture", ["vit_t", "vit_b", "vit_l", "vit_h"])
 def test_published_file_is_as_large_as_the_architecture(architecture: str) -> None:
     with torch.device("meta"):
-        size = sum(4 * value.numel() for value in build_sam(architecture).state_dict().values())
+        size = sum(value.nbytes for value in build_sam(architecture).state_dict().values())
+    if architecture == "vit_t":
+        size += 4 * (320 * 1000 + 1000 + 2 * 320)  # a classifier and the norm before it
     assert 0 < find_sam(architecture).sources[0].size - size < 300_000  # names of the entries, in torch.save's format
+
+
+def test_mobile_sam_has_the_decoder_of_the_others() -> None:
+    with torch.device("meta"):
+        mobile, large = build_sam("vit_t"), build_sam("vit_b")
+    for part in ("prompt_encoder", "mask_decoder"):
+        assert shapes(getattr(mobile, part)) == shapes(getattr(large, part))
+    assert mobile.image_encoder.img_size == find_sam("vit_t").image_size == 1024
+    assert not mobile.training
 
 
 def test_demo_has_the_keys_of_the_published_ones() -> None:
@@ -54,7 +65,7 @@ def test_demo_frame_and_logits() -> None:
     assert not model.training
 
 
-@pytest.mark.parametrize("architecture", ["vit_t", "", "VIT_B", "default"])
+@pytest.mark.parametrize("architecture", ["vit_x", "", "VIT_B", "default"])
 def test_unknown_architecture(architecture: str) -> None:
     with pytest.raises(
         ValueError, match=f"Unknown SAM architecture '{architecture}'. Choose one of vit_h, vit_l, vit_b"

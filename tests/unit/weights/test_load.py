@@ -1,11 +1,10 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The table of weights, and how a file becomes a model. Nothing is fetched: downloads are played by a function."""
+"""How a file of weights becomes a model. Nothing is fetched: a download fails a test."""
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomalib_clipsam.clip import build_clip
-from anomalib_clipsam.compute.hashing import hash_file, hash_tensors
+from anomalib_clipsam.clip.build import CARRIED_CONFIGS
+from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam import build_sam
-from anomalib_clipsam.weights import load, store
-from anomalib_clipsam.weights.load import load_adapters, load_clip, load_sam, read_state_dict
-from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, explicit_file, find, locate
-from anomalib_clipsam.weights.table import WEIGHTS, Source, WeightFile, all_rows, find_sam, get_weights
+from anomalib_clipsam.weights import load
+from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam, read_state_dict
+from anomalib_clipsam.weights.store import explicit_file
+from anomalib_clipsam.weights.table import LEARNED, WeightFile, find_sam, get_weights
 
 SMALL_CLIP = {
     "embed_dim": 16,
@@ -68,99 +68,18 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor] = STA
     return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-# ---------------------------------------------------------------- the table
-
-
-@pytest.mark.parametrize(
-    ("name", "filename", "size", "sha256"),
-    [
-        (
-            "vit_b",
-            "sam_vit_b_01ec64.pth",
-            375_042_383,
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        ),
-        (
-            "vit_l",
-            "sam_vit_l_0b3195.pth",
-            1_249_524_607,
-            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        ),
-        (
-            "vit_h",
-            "sam_vit_h_4b8939.pth",
-            2_564_550_879,
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        ),
-    ],
-)
-def test_published_sam(name: str, filename: str, size: int, sha256: str) -> None:
-    row = get_weights(name).sam
-    assert (row.name, row.role, row.architecture) == (f"sam_{name}", "SAM", name)
-    assert row.licence == "Apache-2.0"
-    assert row.image_size == 1024
-    assert {(source.filename, source.size, source.sha256) for source in row.sources} == {(filename, size, sha256)}
-    hub, url = row.sources
-    assert hub.address.endswith(f"/ybelkada/segment-anything/resolve/{hub.revision}/checkpoints/{filename}")
-    assert url.address == f"https://dl.fbaipublicfiles.com/segment_anything/{filename}"
-
-
-@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
-def test_published_clip(name: str) -> None:
-    pair = get_weights(name)
-    assert (pair.clip.role, pair.clip.architecture, pair.clip.licence) == ("CLIP", "ViT-L-14-336", "MIT")
-    assert pair.clip.quick_gelu
-    assert pair.clip.image_size == pair.map_size == 518
-    hub, url = pair.clip.sources
-    assert hub.address.endswith(f"/{hub.repository}/resolve/{hub.revision}/open_clip_model.safetensors")
-    assert url.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
-    assert url.sha256 in url.address
-
-
-def test_hub_revisions_are_commits() -> None:
-    """A branch could be moved to other weights."""
-    sources = [source for row in all_rows().values() for source in row.sources if row.role != "adapters"]
-    assert all(len(source.sha256) == 64 and source.size > 0 for source in sources)
-    assert all(len(source.revision) == 40 for source in sources if source.repository)
-
-
-@pytest.mark.parametrize("data", ["mvtec", "visa"])
-def test_adapters_are_brought_and_never_fetched(places: dict[str, Path], data: str) -> None:
-    """Their hash is not known, so nothing that a network gives could be told from them."""
-    name = f"april_gan_{data}"
-    message = rf"its SHA-256 is not known.* Bring {data}_pretrained.pth \(from .*localizer='dense'"
-    with pytest.raises(FileNotFoundError, match=message):
-        load_adapters(name)
-    places["own"].mkdir()
-    torch.save({"trainable_linearlayer": STATE}, places["own"] / f"{data}_pretrained.pth")
-    assert same(load_adapters(name)["trainable_linearlayer"])
-    assert (all_rows()[name].role, all_rows()[name].architecture) == ("adapters", "ViT-L-14-336")
-
-
-def test_demo_is_carried_and_small() -> None:
-    pair = get_weights("demo")
-    files = [locate(row) for row in (pair.clip, pair.sam)]
-    assert all(file.is_file() for file in files)
-    assert sum(file.stat().st_size for file in files) < 15e6
-    assert not pair.clip.quick_gelu
-    for row, file in zip((pair.clip, pair.sam), files, strict=True):
-        (source,) = row.sources
-        assert (source.size, source.sha256) == (file.stat().st_size, hash_file(file))
-
-
-@pytest.mark.parametrize("name", ["", "vit_t", "DEMO"])
-def test_unknown_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown weights '{name}'. Choose one of vit_h, vit_l, vit_b, demo"):
-        get_weights(name)
-    with pytest.raises(ValueError, match=f"Unknown sam_architecture '{name}'. Choose one of vit_h"):
-        find_sam(name)
-
-
-def test_architecture_finds_its_row() -> None:
-    assert {name: find_sam(name) for name in WEIGHTS} == {name: pair.sam for name, pair in WEIGHTS.items()}
-
-
-# ---------------------------------------------------------------- reading files
+@pytest.mark.parametrize("by", ["name", "SHA-256", "git blob", "nothing"])
+def test_learned_file_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """Activation, and what it was trained on, do not depend on what a file is called."""
+    path = tmp_path / "renamed.pth"
+    torch.save({"trainable_linearlayer": STATE}, path)
+    row = LEARNED["april_gan_visa"]
+    hashes = {"SHA-256": {"sha256": hash_file(path)}, "git blob": {"git_blob": hash_git_blob(path)}}.get(by, {})
+    row = replace(row, sources=(replace(row.sources[0], **hashes),))
+    monkeypatch.setitem(LEARNED, row.name, row)
+    expected = None if by == "nothing" else row
+    assert find_learned(row.name if by == "name" else str(path)) == expected
+    assert same(load_adapters(str(path))["trainable_linearlayer"])
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -233,13 +152,10 @@ def test_pickle_with_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
     assert victim.exists()  # it does what it says where it is let
 
 
-# ---------------------------------------------------------------- loading models
-
-
 @pytest.fixture
 def small_clip(monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     """Make the demo's architecture a very small one; its row."""
-    monkeypatch.setattr("anomalib_clipsam.clip.build.DEMO_CONFIG", SMALL_CLIP)
+    monkeypatch.setitem(CARRIED_CONFIGS, "demo", SMALL_CLIP)
     return WeightFile("small", "CLIP", "demo", 32, "MIT", (), quick_gelu=True)
 
 
@@ -361,18 +277,6 @@ def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> 
             read(row, str(tmp_path / file))
 
 
-def test_hash_is_of_names_shapes_and_values_alone(sam, tmp_path: Path) -> None:
-    save_file(sam.state_dict(), tmp_path / "sam.safetensors")
-    other_order = dict(reversed(load_sam(find_sam("demo"), str(tmp_path / "sam.safetensors")).state_dict().items()))
-    assert hash_tensors(other_order) == hash_tensors(sam.state_dict())
-    key = "mask_decoder.iou_token.weight"
-    changed = {**other_order, key: other_order[key].clone()}
-    changed[key][0, 0] += 1e-6
-    renamed = {**other_order, "more": other_order.pop(key)}
-    hashes = {hash_tensors(tensors) for tensors in (sam.state_dict(), changed, renamed, other_order)}
-    assert len(hashes) == 4
-
-
 @pytest.mark.parametrize("name", ["nothing.pth", "."])
 def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("a silent download"))
@@ -385,93 +289,3 @@ def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: p
         load_clip(get_weights("demo").clip, str(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"adapters='.*' is no file"):
         explicit_file(str(tmp_path / name), "adapters")
-
-
-# ---------------------------------------------------------------- finding files
-
-ROW = WeightFile(
-    "some",
-    "SAM",
-    "vit_b",
-    1024,
-    "MIT",
-    (
-        Source("some.safetensors", 7, "", repository="owner/name", revision="0" * 40, path="folder/model.safetensors"),
-        Source("some.pth", 7, "", url="https://example.invalid/some.pth"),
-    ),
-)
-
-
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Empty places to look in, by what they are, in the order in which they are looked in; downloads fail a test."""
-    places = {"own": tmp_path / "own", "anomalib": tmp_path / "anomalib" / "clip_sam", "hub": tmp_path / "hub"}
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_args, **_kwargs: pytest.fail("a download"))
-    monkeypatch.setattr(store, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(places["hub"]))
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(places["own"]))
-    return places
-
-
-def cached(hub: Path) -> Path:
-    """Where the cache of the hub would have :data:`ROW`'s file."""
-    return hub / "models--owner--name" / "snapshots" / ("0" * 40) / "folder" / "model.safetensors"
-
-
-def written_row(path: Path, content: bytes = b"weights") -> WeightFile:
-    """Write a file; :data:`ROW` with the size and hash of ``b"weights"``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    sound = hashlib.sha256(b"weights").hexdigest()
-    return replace(ROW, sources=tuple(replace(source, sha256=sound) for source in ROW.sources))
-
-
-def test_order_of_places(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of the variable, anomalib's folder, the hub's cache; the first source first within a folder."""
-    files = [
-        *(places[name] / filename for name in ("own", "anomalib") for filename in ("some.safetensors", "some.pth")),
-        cached(places["hub"]),
-    ]
-    for file in files:
-        row = written_row(file)
-    for file in files:
-        assert find(row)[0] == locate(row) == file
-        file.unlink()
-    assert find(row) is None
-    written_row(files[0])
-    monkeypatch.setenv(WEIGHTS_VARIABLE, "")
-    assert find(row) is None
-
-
-def test_carried_file_is_never_looked_for_elsewhere(
-    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    (tmp_path / "sam.safetensors").touch()
-    assert locate(find_sam("demo")) == Path(store.__file__).parents[1] / "demo" / "sam.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"short", "5 bytes, not 7"), (b"WEIGHTS", f"SHA-256 {hashlib.sha256(b'WEIGHTS').hexdigest()}")],
-)
-@pytest.mark.parametrize("place", ["own", "anomalib", "hub"])
-def test_damaged_file_is_refused_and_named(places: dict[str, Path], place: str, content: bytes, reason: str) -> None:
-    path = cached(places["hub"]) if place == "hub" else places[place] / "some.pth"
-    row = written_row(path, content)
-    with pytest.raises(ValueError, match=f"{path} is damaged or another file: it has {reason}.* Delete it, then fetch"):
-        locate(row)
-    assert path.read_bytes() == content  # it is the user's to delete
-
-
-def test_damaged_package(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "CARRIED", tmp_path)
-    (tmp_path / "sam.safetensors").write_bytes(b"short")
-    with pytest.raises(ValueError, match=r"is damaged: it has 5 bytes.* Install anomalib_clipsam again"):
-        locate(find_sam("demo"))
-
-
-def test_folder_that_cannot_be_made(places: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "anomalib").write_text("a file where a folder should be")
-    with pytest.raises(FileNotFoundError, match=f"some are neither in .* Bring .* set {WEIGHTS_VARIABLE}"):
-        locate(ROW)

@@ -13,7 +13,7 @@ from anomalib_clipsam.clip.references import Calibration, Combination, passing_t
 
 def fitted(usual: float, limit: float) -> Calibration:
     calibration = Calibration()
-    calibration.fit(torch.tensor([[[usual, usual, limit]]]), share=1.0)
+    calibration.fit(torch.tensor([[[usual, usual, limit]]]), "self")
     return calibration
 
 
@@ -29,31 +29,31 @@ def test_the_order_of_distances_beyond_the_usual_one_is_kept_however_large_they_
     assert probabilities.max() < 1
 
 
-def test_what_is_usual_is_the_median_of_medians_and_the_limit_an_order_statistic_of_peaks() -> None:
+def test_the_limit_is_the_highest_peak_of_good_parts_or_beyond_the_mean_peak_of_a_batch_or_a_low_one_of_self() -> None:
     maps = torch.rand(5, 3, 7)
-    calibration = Calibration()
-    calibration.fit(maps, share=0.6)
-    pixels = maps.flatten(1)
-    assert calibration.usual == sorted(sorted(picture.tolist())[10] for picture in pixels)[2]
-    assert calibration.limit == sorted(max(picture.tolist()) for picture in pixels)[2]
-    calibration.fit(maps, share=1.0)
-    assert calibration.limit == maps.max()
+    medians = sorted(sorted(picture.flatten().tolist())[10] for picture in maps)
+    peaks = sorted(float(picture.max()) for picture in maps)
+    limits = {"few_shot": peaks[4], "batch": medians[2] + 1.2 * (sum(peaks) / 5 - medians[2]), "self": peaks[1]}
+    for kind, limit in limits.items():
+        calibration = Calibration()
+        calibration.fit(maps, kind)
+        assert calibration.usual == (0 if kind == "few_shot" else medians[2])
+        assert float(calibration.limit) == pytest.approx(limit)
 
 
-def test_a_defect_in_fewer_than_half_of_a_batch_does_not_move_its_calibration_beyond_the_good_pictures() -> None:
-    torch.manual_seed(4)
+def test_good_parts_and_most_of_a_batch_s_good_pictures_stay_below_an_even_chance() -> None:
     maps = torch.rand(9, 10, 10)
-    damaged = maps.clone()
-    damaged[:4, :3] += 50
-    calibration = Calibration()
-    calibration.fit(damaged, share=0.5)
-    assert calibration.limit <= maps[4:].max()
-    assert calibration(maps)[4:].max() <= 0.51
+    maps[:4, :3] += 50
+    for shown, kind in ((maps[4:], "few_shot"), (maps[4:], "batch"), (maps, "batch")):
+        calibration = Calibration()
+        calibration.fit(shown, kind)
+        assert calibration(maps[4:]).max() <= 0.5
+        assert calibration(maps[:4, :3]).min() > 0.5
 
 
 def test_equal_good_parts_do_not_end_in_a_division_by_0() -> None:
     calibration = Calibration()
-    calibration.fit(torch.zeros(3, 4, 5), share=1.0)
+    calibration.fit(torch.zeros(3, 4, 5), "few_shot")
     assert calibration(torch.tensor([0.0, 1e-3])).isfinite().all()
 
 
@@ -76,6 +76,9 @@ def test_shares_outside_their_range_and_nothing_to_learn_from_are_refused() -> N
     for values, share in ((torch.rand(3), 0.0), (torch.rand(3), 1.1), (torch.rand(0), 0.5)):
         with pytest.raises(ValueError, match="cannot pass"):
             passing_threshold(values, share)
+    for maps, kind in ((torch.rand(0, 2, 3), "batch"), (torch.rand(2, 2, 3), "text")):
+        with pytest.raises(ValueError, match="Give one map at least, of one of the kinds"):
+            Calibration().fit(maps, kind)
     for shares in ({"text_share": -0.1}, {"text_score_share": 1.1}):
         with pytest.raises(ValueError, match="Choose a number between 0 and 1"):
             Combination(**shares)
