@@ -314,8 +314,9 @@ class ClipSam(AnomalibModule):
         if row != self._learned:
             self.model.localizer.use_learned(load_adapters(row.name))
             self._learned, self._weight_names["adapters"] = row, row.name
-        logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
-        if row.trained_on == tested_on:
+        if row.trained_on is not None:
+            logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+        if tested_on is not None and row.trained_on == tested_on:
             logger.warning(
                 "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
                 row.name,
@@ -668,8 +669,9 @@ def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> st
     """Choose the localizer that fits the other arguments: the pair's own, unless they speak against it."""
     if adapters in LEARNED:
         return LEARNED[adapters].localizer
-    may_be_learned = adapters is not None and prompts is None
-    return own if may_be_learned or not LOCALIZERS[own].needs_adapters else "dense"
+    own_prompts = prompts is not None and not LOCALIZERS[own].uses_class_name
+    no_adapters = adapters is None and LOCALIZERS[own].needs_adapters
+    return "dense" if own_prompts or no_adapters else own
 
 
 def _find_localizer(name: str, adapters: str | None) -> type[Localizer]:

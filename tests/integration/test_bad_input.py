@@ -384,7 +384,7 @@ def test_checkpoint_that_is_missing(fails: Callable, parts: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("argument", "code", "said"),
     [
-        ("weights=vit_x", 1, "Unknown weights 'vit_x'. Choose one of vit_h, vit_l, vit_b, mobile, demo"),
+        ("weights=vit_x", 1, "Unknown weights 'vit_x'. Choose one of vit_h, vit_l, vit_b, mobile, lite, demo"),
         ("ppg.kernel_size=4", 1, "kernel_size is 4, but a dilation needs an odd number of at least 3"),
         ("class_name=", 1, "class_name is empty. Name the part"),
         ("ppg.num_positives=three", 2, "Expected a <class 'int'>. Got value: three"),

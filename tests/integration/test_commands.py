@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_number_of_images(parts: Path, tmp_path: P
     engine = Engine(default_root_dir=tmp_path, logger=False, callbacks=[Watch()], enable_progress_bar=False)
     engine.predict(ClipSam(weights="demo"), data_path=folder, return_predictions=False)
     assert len(resident) == 200
-    one_image = 192 * 192 * 4 * 4
+    one_image = 256 * 256 * 4 * 4
     assert max(resident[-20:]) - max(resident[40:60]) < 20 * one_image  # 140 images lie between
 
 
@@ -143,7 +143,7 @@ def test_predict_on_a_folder_without_labels(anomalib: Callable, parts: Path, tmp
         assert batch.pred_label.dtype == torch.bool
         assert batch.pred_mask.dtype == torch.bool
         assert batch.pred_label.item() == (batch.pred_score.item() > 0.5)
-        assert batch.pred_mask.shape == batch.anomaly_map.shape == (1, 192, 192)
+        assert batch.pred_mask.shape == batch.anomaly_map.shape == (1, 256, 256)
 
 
 def test_predict_on_a_data_module(anomalib: Callable, parts: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from anomalib_clipsam.clip import (
     build_adapters,
     build_clip,
 )
+from anomalib_clipsam.clip.build import CARRIED_CONFIGS
 from anomalib_clipsam.clip.localizers.learned import LearnedPromptLocalizer, gaussian_matrix
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def golden() -> dict[str, dict[str, torch.Tensor]]:
 
 
 def golden_clip(values: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, quick_gelu: bool = True) -> CLIP:
-    monkeypatch.setattr("anomalib_clipsam.clip.build.DEMO_CONFIG", CONFIG)
+    monkeypatch.setitem(CARRIED_CONFIGS, "demo", CONFIG)
     clip = build_clip("demo", quick_gelu)
     weights = {key: value for key, value in values.items() if key in clip.state_dict()}
     missing, _ = clip.load_state_dict(weights, strict=False)
