@@ -4,9 +4,9 @@
 """Localizer on a CNN: its stages joined top-down, with the picture as its own reference. [ours]
 
 A CNN keeps places that a ViT of this size does not, and ImageNet's features tell surfaces apart that no drawn picture
-shows. Its stages are APRIL-GAN's taps; each is adapted, joined with the coarser ones as in a feature pyramid, projected
-to CLIP's embedding space and compared with the normal and the abnormal text. What no other patch of the picture looks
-like is told to the pyramid at 1/8 of the side, and weighs in the map once more at the end.
+shows. Its stages are the taps; each is adapted and joined with the coarser ones as in a feature pyramid, and the finest
+is projected to CLIP's embedding space and compared with the normal and the abnormal text. What no other patch of the
+picture looks like is told to the pyramid at 1/8 of the side.
 
 Letters: B images, H W map, h w grid at 1/8 of the side, N = h * w patches, M = N / 4 references, C embedding, F width
 of the pyramid, D features of a patch, T stages.
@@ -44,6 +44,10 @@ FAR = 3
 
 TEMPERATURE = 0.03
 """Of the softmax over cosines that a patch is rebuilt with."""
+
+
+SURROUNDINGS = (4, 8)
+"""Sides of the surroundings that a place of a fine stage is compared with, in steps of its grid."""
 
 
 def patch_features(taps: Taps) -> torch.Tensor:
@@ -98,11 +102,28 @@ class SelfComparison(nn.Module):
         return distances.unflatten(-1, patches.shape[-2:]), residual.unflatten(-1, patches.shape[-2:])
 
 
+def deviations(stage: torch.Tensor) -> list[torch.Tensor]:
+    """Subtract its surroundings of each size of :data:`SURROUNDINGS` from every place.
+
+    Args:
+        stage (torch.Tensor): ``(B, D_t, h_t, w_t)``, its sides multiples of these sizes.
+
+    Returns:
+        list[torch.Tensor]: One tensor of the same shape per size.
+    """
+    return [stage - _enlarge(F.avg_pool2d(stage, size), size) for size in SURROUNDINGS]
+
+
+def magnitude(stage: torch.Tensor) -> torch.Tensor:
+    """Give the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
+    return (stage.square().mean(1, keepdim=True) + 1e-6).sqrt()
+
+
 class FeaturePyramid(nn.Module):
     """Adapters: from the stages of a CNN and their self reference to embeddings that the text is compared with.
 
-    Every stage is given as it is and standardised over the picture, which tells what is unusual in this picture at the
-    stages that are too fine for a self reference.
+    Every stage is given as it is and standardised over the picture. At the two finest, which are too fine for a self
+    reference, how far a place is from its surroundings is given as well: a defect's outline is read off it.
 
     Args:
         channels (tuple[int, ...]): Channels of the stages at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side.
@@ -119,40 +140,42 @@ class FeaturePyramid(nn.Module):
         half, quarter, eighth, sixteenth, last = channels
         self.compare = SelfComparison(grid)
         self.lateral_2 = nn.Sequential(nn.BatchNorm2d(2 * half), nn.Conv2d(2 * half, fine_width, 3, 2, 1))
-        self.lateral_4 = _lateral(2 * quarter, fine_width)
+        self.lateral_4 = _lateral(3 * quarter + 2 * len(SURROUNDINGS) + 2, fine_width)
         self.lateral_8 = _lateral(3 * eighth + sixteenth + 2, width)
         self.lateral_16 = _lateral(2 * sixteenth, width)
         self.lateral_32 = _lateral(2 * last, width)
         self.narrow = nn.Conv2d(width, fine_width, 1)
         self.join_4, self.join_8, self.join_16 = _join(fine_width), _join(width), _join(width)
-        self.adapter_4 = nn.Conv2d(fine_width, embed_dim, 1)
-        self.adapter_8 = nn.Conv2d(width, embed_dim, 1)
-        self.adapter_16 = nn.Conv2d(width, embed_dim, 1)
+        self.adapter = nn.Conv2d(fine_width, embed_dim, 1)
         self.image_adapter = nn.Linear(3 * width + fine_width, embed_dim)
 
-    def forward(self, taps: Taps) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    def forward(self, taps: Taps) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Adapt the stages.
 
         Args:
             taps (tuple[torch.Tensor, ...]): The five stages, finest first, ``(B, D_t, h_t, w_t)``.
 
         Returns:
-            tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]: Embeddings ``(B, C, h_t, w_t)`` at 1/4, 1/8 and 1/16;
-            what is added to the image's own embedding, ``(B, C)``; and the distances of the self reference
+            tuple[torch.Tensor, torch.Tensor, torch.Tensor]: Embeddings at 1/4 of the side, ``(B, C, 2 h, 2 w)``; what
+            is added to the image's own embedding, ``(B, C)``; and the distances of the self reference
             ``(B, 2, h, w)``.
         """
         patches = patch_features(taps[2:4])
         distances, residual = self.compare(patches)
-        half, quarter, eighth, sixteenth, last = (torch.cat([tap, F.instance_norm(tap)], dim=1) for tap in taps)
+        standard = [F.instance_norm(tap) for tap in taps]
+        finest, fine = (deviations(stage) for stage in standard[:2])
+        unlike = torch.cat([fine[-1], *map(magnitude, (standard[1], *fine))], dim=1)
+        unlike_finest = torch.cat([magnitude(stage) for stage in (standard[0], *finest)], dim=1)
+        half, quarter, eighth, sixteenth, last = (torch.cat(pair, dim=1) for pair in zip(taps, standard, strict=True))
+        quarter = torch.cat([quarter, unlike, F.max_pool2d(unlike_finest, 2)], dim=1)
         last = self.lateral_32(last)
-        sixteenth = self.join_16(self.lateral_16(sixteenth) + _double(last))
+        sixteenth = self.join_16(self.lateral_16(sixteenth) + _enlarge(last, 2))
         eighth = self.lateral_8(torch.cat([eighth, residual, distances], dim=1))
-        eighth = self.join_8(eighth + _double(sixteenth))
-        quarter = self.lateral_4(quarter) + self.lateral_2(half) + _double(self.narrow(eighth))
+        eighth = self.join_8(eighth + _enlarge(sixteenth, 2))
+        quarter = self.lateral_4(quarter) + self.lateral_2(half) + _enlarge(self.narrow(eighth), 2)
         quarter = self.join_4(quarter)
         pooled = [sixteenth.mean((2, 3)), sixteenth.amax((2, 3)), eighth.amax((2, 3)), quarter.amax((2, 3))]
-        embeddings = [self.adapter_4(quarter), self.adapter_8(eighth), self.adapter_16(sixteenth)]
-        return embeddings, self.image_adapter(torch.cat(pooled, dim=1)), distances
+        return self.adapter(quarter), self.image_adapter(torch.cat(pooled, dim=1)), distances
 
 
 def _lateral(channels: int, width: int) -> nn.Sequential:
@@ -166,8 +189,8 @@ def _join(width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _double(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+def _enlarge(x: torch.Tensor, factor: int) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
 class PyramidLocalizer(ClipLocalizer):
@@ -242,11 +265,8 @@ class PyramidLocalizer(ClipLocalizer):
         embeddings, added, distances = self.pyramid(taps)
         with full_precision(embedding.device.type):
             direction = self.clip.logit_scale.exp() * (self.text[1] - self.text[0])  # (C,)
-            grids = []
-            for adapted in embeddings:
-                odds = (F.normalize(adapted.float(), dim=1) * direction.view(-1, 1, 1)).sum(1, keepdim=True)
-                grids.append(F.interpolate(odds, embeddings[0].shape[-2:], mode="bilinear", align_corners=False))
-            odds = F.interpolate(torch.stack(grids).mean(dim=0), size, mode="bilinear", align_corners=False)
+            odds = (F.normalize(embeddings.float(), dim=1) * direction.view(-1, 1, 1)).sum(1, keepdim=True)
+            odds = F.interpolate(odds, size, mode="bilinear", align_corners=False)
             return odds.squeeze(1), F.normalize((embedding + added).float(), dim=-1) @ direction, distances
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
