@@ -9,7 +9,8 @@ On the command line, jsonargparse checks both.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args, get_type_hints, is_typeddict
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 FILES = ("prompts", "adapters", "clip_weights", "sam_weights", "few_shot_source")
 """Arguments that name a file: a ``Path`` does too."""
@@ -28,7 +29,8 @@ def check_types(annotated: Any, values: dict[str, Any]) -> None:
     for name, hint in get_type_hints(annotated).items():
         if name not in values:
             continue
-        types = [dict if is_typeddict(kind) else kind for kind in get_args(hint) or (hint,)]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        types = [dict if is_typeddict(kind) else get_origin(kind) or kind for kind in kinds]
         allowed = (*types, *([int] if float in types else []), *([Path] if name in FILES else []))
         value = values[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):

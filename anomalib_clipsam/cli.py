@@ -14,6 +14,7 @@ Example:
     >>> # anomalib-clipsam weights fetch vit_b --to FOLDER       # prepare a folder for a machine without a network
     >>> # anomalib-clipsam weights verify                        # compare what is here with the table
     >>> # anomalib-clipsam predictions FOLDER --to scores.csv    # score, label, mask area and boxes of each picture
+    >>> # anomalib-clipsam predictions FOLDER --to scores.csv --good GOOD    # compared with a few good parts
     >>> # anomalib-clipsam compare --config compare.yaml         # anomalib's models side by side
 """
 
@@ -91,12 +92,23 @@ def predictions(command: ArgumentParser) -> Run:
     command.add_argument(
         "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"
     )
+    compared = command.add_mutually_exclusive_group()
+    compared.add_argument(
+        "--good", type=Path, metavar="FOLDER", help="good parts to compare with, the first 8; they set the thresholds"
+    )
+    compared.add_argument("--references", choices=("none", "self", "batch"), help="as --model.references")
 
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
-        from anomalib_clipsam.results.prediction_table import write_predictions
+        from anomalib_clipsam.results.prediction_table import count_good_parts, write_predictions
 
-        model = ClipSam(weights=options.weights, class_name=options.class_name)
+        model = ClipSam(
+            weights=options.weights,
+            class_name=options.class_name,
+            references=options.references,
+            k_shot=0 if options.good is None else count_good_parts(options.good),
+            few_shot_source=None if options.good is None else str(options.good),
+        )
         write_predictions(model, options.folder, options.to, options.checkpoint)
         return f"Wrote {options.to}.\n", 0
 

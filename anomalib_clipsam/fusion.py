@@ -16,7 +16,9 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-FUSIONS = ("weighted", "gate", "mask")
+SMALLEST = 1e-6
+"""What is divided by is no smaller."""
+FUSIONS = ("cautious", "weighted", "gate", "mask")
 
 
 class FusionArguments(TypedDict, total=False):
@@ -29,20 +31,26 @@ class FusionArguments(TypedDict, total=False):
 class Fusion(nn.Module):
     """Join S_a and L_3 to the final map.
 
-    - ``"weighted"``: (1 - w) S_a + w c sigmoid(L_3), with c the highest S_a at the image's positive points, so that a
-      doubtful region cannot outshout the map. [ours]
+    With c the highest S_a at the image's positive points, so that a doubtful region cannot outshout the map, and
+    m = sigmoid(L_3):
+
+    - ``"cautious"``: (1 - w) S_a + w m (S_a + t (c - S_a)). Outside the mask the map falls to its share 1 - w; inside,
+      it rises towards c only as far as the mask is trusted: t, the IoU that SAM predicts for the mask times the mean
+      of min(S_a / c, 1) in it. A mask that swallows the whole part, most of which the map calls good, changes nothing
+      inside. [ours]
+    - ``"weighted"``: (1 - w) S_a + w c m, whatever the mask. [ours]
     - ``"gate"``: S_a where L_3 > 0, else 0; S_a alone where L_3 > 0 is empty. [related: EthMuSAM]
     - ``"mask"``: c where L_3 > 0, else 0.
 
     Args:
-        mode (str): One of the three. Defaults to ``"weighted"``.
-        weight (float): w, the mask's share of the weighted map, in [0, 1]. Defaults to ``0.5``.
+        mode (str): One of the four. Defaults to ``"cautious"``.
+        weight (float): w, the mask's share in the first two, in [0, 1]. Defaults to ``0.5``.
 
     Raises:
         ValueError: If the mode is unknown or the weight is outside [0, 1].
     """
 
-    def __init__(self, mode: str = "weighted", weight: float = 0.5) -> None:
+    def __init__(self, mode: str = "cautious", weight: float = 0.5) -> None:
         super().__init__()
         if mode not in FUSIONS:
             msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."
@@ -53,13 +61,16 @@ class Fusion(nn.Module):
         self.mode = mode
         self.weight = weight
 
-    def forward(self, anomaly_map: torch.Tensor, logits: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, anomaly_map: torch.Tensor, logits: torch.Tensor, peak: torch.Tensor, iou: torch.Tensor
+    ) -> torch.Tensor:
         """Join them.
 
         Args:
             anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
             logits (torch.Tensor): L_3 at the map's size, ``(B, H, W)``.
             peak (torch.Tensor): c, ``(B,)`` in [0, 1]; 0 where the image has no positive point, whose map is S_a.
+            iou (torch.Tensor): IoU that SAM predicts for its mask, ``(B,)``; clamped to [0, 1].
 
         Returns:
             torch.Tensor: Final map ``(B, H, W)`` in [0, 1].
@@ -67,7 +78,12 @@ class Fusion(nn.Module):
         asked = (peak > 0).view(-1, 1, 1)
         level = peak.view(-1, 1, 1)
         mask = logits > 0
-        if self.mode == "weighted":
+        if self.mode == "cautious":
+            share = logits.sigmoid()
+            trust = trust_in_mask(anomaly_map, share, peak, iou).view(-1, 1, 1)
+            within = anomaly_map + trust * (level - anomaly_map)
+            fused = (1 - self.weight) * anomaly_map + self.weight * share * within
+        elif self.mode == "weighted":
             fused = (1 - self.weight) * anomaly_map + self.weight * level * logits.sigmoid()
         elif self.mode == "gate":
             empty = ~mask.flatten(1).any(dim=1).view(-1, 1, 1)
@@ -75,6 +91,25 @@ class Fusion(nn.Module):
         else:
             fused = torch.where(mask, level, 0.0)
         return torch.where(asked, fused, anomaly_map)
+
+
+def trust_in_mask(
+    anomaly_map: torch.Tensor, share: torch.Tensor, peak: torch.Tensor, iou: torch.Tensor
+) -> torch.Tensor:
+    """How far SAM's mask may be believed: its own word, times what the map says of it. [ours]
+
+    Args:
+        anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
+        share (torch.Tensor): sigmoid(L_3), ``(B, H, W)``.
+        peak (torch.Tensor): c, ``(B,)``.
+        iou (torch.Tensor): IoU that SAM predicts for the mask, ``(B,)``.
+
+    Returns:
+        torch.Tensor: t, ``(B,)`` in [0, 1]; 0 for an empty mask.
+    """
+    level = peak.clamp(min=SMALLEST).view(-1, 1, 1)
+    marked = ((anomaly_map / level).clamp(max=1) * share).sum(dim=(-2, -1))
+    return iou.clamp(0, 1) * marked / share.sum(dim=(-2, -1)).clamp(min=SMALLEST)
 
 
 def image_score(global_score: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +59,7 @@ from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.torch_model import ClipSamModel, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
@@ -93,7 +93,8 @@ class ClipSam(AnomalibModule):
 
     Args:
         weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336
-            with that SAM, fetched once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_b"``.
+            with that SAM, fetched once), ``"mobile"`` (ViT-B-16 and MobileSAM, for machines without a GPU, fetched
+            once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_b"``.
         class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
             ``"object"``. Defaults to ``None``.
         localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
@@ -112,11 +113,11 @@ class ClipSam(AnomalibModule):
         clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
         clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to
             ``None``: as the published learned weights were trained, else as the pair's CLIP was.
-        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``, in place of the pair's.
-            Defaults to ``None``.
+        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, MobileSAM's ``"vit_t"`` or ``"demo"``, in
+            place of the pair's. Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
-        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``: 518 for the published weights,
-            192 for the demo weights.
+        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``, the pair's: 518 for the
+            published weights, 448 for ``"mobile"``, 192 for the demo weights.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
         references (str | None): What a picture is compared with beside the text: ``"none"``, ``"self"`` (the picture
             itself) or ``"batch"`` (all pictures of the pass, unlabelled, five or more; their scores depend on this
@@ -233,8 +234,12 @@ class ClipSam(AnomalibModule):
         if k_shot and references not in (None, "none"):
             msg = f"k_shot={k_shot} and references='{references}' are two references. Give one of them."
             raise ValueError(msg)
+        if few_shot_source is not None and not k_shot:
+            msg = f"few_shot_source='{few_shot_source}' is given, but k_shot is 0. Say how many good parts by k_shot."
+            raise ValueError(msg)
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
+        self._read_from: str | None = None  # where the good parts are from; None for those given by a user
         options = group(reference_options, ReferenceOptions, "reference_options")
         if self._learned is not None and self._learned.architecture != clip_row.architecture:
             msg = (
@@ -297,6 +302,9 @@ class ClipSam(AnomalibModule):
             check_what_is_read(self._trainer)
         self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
         self._choose_class_name()
+        judge = self.model.judge
+        if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
+            judge.reference.set_memory(())  # those were of another category
 
     def _choose_learned(self, tested_on: str | None) -> WeightFile | None:
         """Choose learned weights; ``None`` for none, or for a file that is not a published one."""
@@ -340,15 +348,15 @@ class ClipSam(AnomalibModule):
         """Say what a validation pass is for, and look at the references."""
         if not self.trainer.sanity_checking:
             logger.info("ClipSam trains nothing. This pass calibrates thresholds and normalisation.")
-        self._look_at_references(self.trainer.val_dataloaders)
+        self._look_at_references(self.trainer.val_dataloaders, self.trainer.num_val_batches)
 
     def on_test_start(self) -> None:
         """Look at the references."""
-        self._look_at_references(self.trainer.test_dataloaders)
+        self._look_at_references(self.trainer.test_dataloaders, self.trainer.num_test_batches)
 
     def on_predict_start(self) -> None:
         """Look at the references."""
-        self._look_at_references(self.trainer.predict_dataloaders)
+        self._look_at_references(self.trainer.predict_dataloaders, self.trainer.num_predict_batches)
 
     def set_references(self, images: torch.Tensor) -> None:
         """Compare with these good parts from now on.
@@ -364,8 +372,12 @@ class ClipSam(AnomalibModule):
             msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
             raise ValueError(msg)  # noqa: TRY004  # it was made with another argument
         check_images(images)
-        shown = images if self.pre_processor is None else self.pre_processor(images)
-        self.model.judge.learn(shown.to(self.device).clamp(0, 1), self.model.look)
+        self._show_good_parts(images if self.pre_processor is None else self.pre_processor(images))
+        self._read_from = None
+
+    def _show_good_parts(self, images: torch.Tensor) -> None:
+        """Let the model learn good parts ``(k, 3, height, width)`` of the size that it takes."""
+        self.model.judge.learn(images.to(self.device).clamp(0, 1), self.model.look)
         self._use_thresholds()
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
@@ -384,28 +396,42 @@ class ClipSam(AnomalibModule):
         if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.reference.memory:
             return
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
-        pictures = read_good_parts(self.k_shot, self.few_shot_source, datamodule)
-        resized = [
-            picture[None] if self.pre_processor is None else self.pre_processor(picture[None]) for picture in pictures
-        ]
-        self.set_references(torch.cat(resized))
-        logger.info("Compared with %d good parts.", self.k_shot)
+        pictures = [picture[None] for picture in read_good_parts(self.k_shot, self.few_shot_source, datamodule)]
+        if self.pre_processor is not None:
+            pictures = [self.pre_processor(picture) for picture in pictures]  # of several sizes, perhaps
+        self._show_good_parts(torch.cat(pictures))
+        self._read_from = self._good_parts_at()
+        logger.info("Pictures are compared with %d good parts from %s.", self.k_shot, self._read_from)
 
-    def _look_at_references(self, loaders: Any) -> None:
-        """Look at what the pictures of a pass are compared with, before the pass: good parts, or all of themselves."""
+    def _good_parts_at(self) -> str:
+        """Say where good parts are read from."""
+        if self.few_shot_source is not None:
+            return str(self.few_shot_source)
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
+        named = [getattr(datamodule, name, None) for name in ("name", "root", "category")]
+        return " ".join(["the training data of", *(str(value) for value in named if value is not None)])
+
+    def _look_at_references(self, loaders: Any, batches: Sequence[float]) -> None:
+        """Look at what the pictures of a pass are compared with, before the pass: good parts, or all of themselves.
+
+        Args:
+            loaders (Any): The pass's data loader, or a list of them.
+            batches (Sequence[float]): Batches of each that the pass takes, in each process.
+        """
         self.learn_good_parts()
         judge = self.model.judge
         if not isinstance(judge, BatchJudge):
             return
-        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-        keys: set[str] = set()
-        total = sum(map(len, loaders))
-        for batch in tqdm(chain(*loaders), desc="Looking at the batch", total=total, leave=False, disable=not total):
+        whole = WholePass(loaders, [number * self.trainer.world_size for number in batches])
+        if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
+            return
+        judge.begin(whole.pictures)
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False):
+            batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
-            keys.update(self.model.collect(batch.image.to(self.device)))
-        judge.begin(keys)
-        judge.judge()
+            self.model.collect(batch.image)
+        judge.judge(whole.files, self.model.class_name)
         self._use_thresholds()
 
     def _use_thresholds(self) -> None:
@@ -503,13 +529,15 @@ class ClipSam(AnomalibModule):
         return PredictionStore.keys(batch.image_path, batch.image, self.model.settings())
 
     def teardown(self, stage: str) -> None:
-        """Forget the validation pass's predictions after the test pass.
+        """Forget the validation pass's predictions after the test pass, and a batch after its pass.
 
         Args:
             stage (str): The pass that ends.
         """
         if stage == "test" and self._validated is not None:
             self._validated.clear()
+        if stage in ("test", "predict") and isinstance(self.model.judge, BatchJudge):
+            self.model.judge.begin(0)
 
     @staticmethod
     def val_dataloader() -> list:
@@ -550,8 +578,14 @@ class ClipSam(AnomalibModule):
             "sentences": localizer.ensemble.sentences(class_name),
             "text": localizer.text_of(class_name),
             "weights": self.frozen_weights(),
+            "references": self._references(),
             "good_parts": self._good_parts(),
         }
+
+    def _references(self) -> dict[str, Any] | None:
+        """Say how pictures are compared: thresholds found in one way mean nothing in another."""
+        judge = self.model.judge
+        return None if judge is None else {**judge.rule(), "taps": getattr(self.model.localizer, "reference_taps", ())}
 
     def _good_parts(self) -> dict[str, Any] | None:
         """What a checkpoint holds of the good parts: their patches in half precision, and who they were."""
@@ -562,6 +596,7 @@ class ClipSam(AnomalibModule):
             "memory": [patches.half().cpu() for patches in judge.reference.memory],
             "calibration": (judge.calibration.usual.item(), judge.calibration.limit.item()),
             "thresholds": (judge.thresholds.image, judge.thresholds.pixel),
+            "common": judge.common,
             "sources": list(judge.sources),
         }
 
@@ -570,10 +605,14 @@ class ClipSam(AnomalibModule):
         if saved is None or not isinstance(judge, FewShotJudge):
             return
         judge.reference.set_memory(tuple(patches.to(self.device) for patches in saved["memory"]))
-        judge.calibration.usual.fill_(saved["calibration"][0])
-        judge.calibration.limit.fill_(saved["calibration"][1])
+        # new tensors: after a pass of Lightning's the old ones cannot be changed
+        judge.calibration.usual, judge.calibration.limit = (
+            torch.tensor(value, device=self.device) for value in saved["calibration"]
+        )
         judge.thresholds = Thresholds(*saved["thresholds"])
-        judge.sources = tuple(saved["sources"])
+        judge.common, judge.sources = saved["common"], tuple(saved["sources"])
+        self._read_from = None
+        logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
@@ -604,15 +643,37 @@ class ClipSam(AnomalibModule):
                 "thresholds would be wrong. Set `clip_quick_gelu`, or calibrate anew without the checkpoint."
             )
             raise ValueError(msg)
+        self._check_references(saved)
         super().on_load_checkpoint(checkpoint)
+        self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
-        self._restore_good_parts(saved["good_parts"])
         self._restored_class_name = saved["class_name"]
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
             localizer.restore_text(saved["class_name"], saved["text"])
         self._choose_class_name()
+
+    def _check_references(self, saved: dict[str, Any]) -> None:
+        """Raise if a checkpoint was made with other references."""
+        made_with, own = saved.get("references"), self._references()
+        if made_with != own:
+            names = [entry["references"] if entry else "text alone" for entry in (made_with, own)]
+            differ = f"{names[0]}, and this model has {names[1]}"
+            if names[0] == names[1]:
+                differ = f"{names[0]} and {made_with}, and this model has {own}"
+            msg = (
+                f"The checkpoint was made with other references: {differ}. Its thresholds would be wrong. Give the "
+                "model the same `references`, `k_shot` and `reference_options`, or calibrate anew without it."
+            )
+            raise ValueError(msg)
+        known = len(saved["good_parts"]["sources"]) if saved.get("good_parts") else self.k_shot
+        if known != self.k_shot:
+            msg = (
+                f"The checkpoint was made with {known} good parts, and this model has k_shot={self.k_shot}. Set k_shot "
+                f"to {known}, or calibrate anew without the checkpoint."
+            )
+            raise ValueError(msg)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -623,6 +684,11 @@ class ClipSam(AnomalibModule):
     def learning_type(self) -> LearningType:
         """Few-shot with ``k_shot``, else zero-shot."""
         return LearningType.FEW_SHOT if self.k_shot else LearningType.ZERO_SHOT
+
+    @property
+    def compares_batch(self) -> bool:
+        """Whether the pictures of a pass are compared with one another, so that each score depends on all."""
+        return isinstance(self.model.judge, BatchJudge)
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:

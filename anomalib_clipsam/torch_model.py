@@ -200,7 +200,7 @@ class ClipSamModel(nn.Module):
                 some_cascade = self.cps(features, some_prompts, anomaly_map[shown])
             prompts, cascade = _put(prompts, shown, some_prompts), _put(cascade, shown, some_cascade)
         logits = frame_to_map(cascade.logits_3.squeeze(1), tuple(anomaly_map.shape[-2:]))  # (B, H, W)
-        fused_map = self.fusion(anomaly_map, logits, prompts.peak).clamp(0, 1)
+        fused_map = self.fusion(anomaly_map, logits, prompts.peak, cascade.iou).clamp(0, 1)
         mask = (logits > 0) & asked.view(-1, 1, 1)
         return ClipSamStages(anomaly_map, score, fused_map, mask, region, prompts, cascade)
 
@@ -246,22 +246,20 @@ class ClipSamModel(nn.Module):
         score = global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
         return anomaly_map, score, taps
 
-    def collect(self, image: torch.Tensor) -> list[str]:
+    def collect(self, image: torch.Tensor) -> None:
         """Look at pictures of a batch that judges itself, those that were not seen yet.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], as they will come again.
-
-        Returns:
-            list[str]: The names of all these pictures.
         """
         check_images(image)
         image = image.clamp(0, 1)
         keys = [picture_key(picture) for picture in image]
-        new = [index for index, key in enumerate(keys) if not self.judge.knows(key)]
+        new = {key: index for index, key in enumerate(keys) if not self.judge.knows(key)}
+        self.judge.skip(len(keys) - len(new))
         if new:
-            self.judge.collect([keys[index] for index in new], *self.look(image[new]))
-        return keys
+            looks = self.look(image[list(new.values())])
+            self.judge.collect(list(new), *looks, self.localizer.embedding)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Encode images with SAM, resized, normalised and padded as ``Sam.preprocess`` does.

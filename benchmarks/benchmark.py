@@ -5,7 +5,9 @@
 
     python benchmarks/benchmark.py                              # ViT-B: the encoder, and the whole by stage
     python benchmarks/benchmark.py --subjects encoder gating --sam vit_h
+    python benchmarks/benchmark.py --subjects pairs maps        # the pairs and CLIP's maps, beside anomalib's models
     python benchmarks/benchmark.py --subjects runtimes          # what was exported, beside torch
+    python benchmarks/benchmark.py --subjects references        # CLIP's map alone, with good parts, in a batch
     python benchmarks/benchmark.py --growth                     # operations by size and points
 
 Cost does not depend on the weights' values, so the networks have the published sizes and random weights. Every subject
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -45,6 +48,8 @@ SIDE = 1536
 """Side of the matrices that are multiplied to see how fast the machine is."""
 POSITIVES, NEGATIVES = 3, 6
 """Point prompts per image, as by default."""
+BATCH = 200
+"""Pictures of an unlabelled batch; what one of them costs is its share of the pairs."""
 BANK = 16_385
 """Patch features in PatchCore's memory: a tenth of those of MVTec AD's bottles, 209 images of 28 x 28."""
 
@@ -59,17 +64,38 @@ def build_stock_sam(architecture: str) -> torch.nn.Module:
     return sam_model_registry[architecture]().eval()
 
 
-def build_localizer(clip_size: int = 518) -> torch.nn.Module:
-    """``dense`` with CLIP ViT-L-14-336, random weights."""
-    from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
+def random_learned(kind: str) -> dict[str, torch.Tensor]:
+    """Random weights of the published sizes, as the files of learned weights hold them."""
+    if kind == "april_gan":
+        shapes = {"weight": (768, 1024), "bias": (768,)}
+        return {f"fc.{tap}.{name}": torch.randn(shape) for tap in range(4) for name, shape in shapes.items()}
+    content = {f"compound_prompts_text.{i}": torch.randn(4, 768) for i in range(8)}
+    for state in ("pos", "neg"):
+        for name, length in (("token_prefix", 1), ("ctx", 12), ("token_suffix", 64)):
+            content[f"{name}_{state}"] = torch.randn(1, 1, length, 768)
+        content[f"tokenized_prompts_{state}"] = torch.arange(77).view(1, 1, 77)
+    return content
 
-    localizer = DenseLocalizer(build_clip("ViT-L-14-336", quick_gelu=True), PromptEnsemble(), clip_size)
-    localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, 768), dim=-1))
+
+def build_localizer(clip_size: int = 518, kind: str = "dense", clip: str = "ViT-L-14-336") -> torch.nn.Module:
+    """A localizer, by default ``dense`` with CLIP ViT-L-14-336, random weights."""
+    from anomalib_clipsam.clip import LOCALIZERS, PromptEnsemble, build_clip
+
+    localizer = LOCALIZERS[kind].build(
+        PromptEnsemble(),
+        clip_size,
+        clip=lambda: build_clip(clip, quick_gelu=kind != "april_gan"),
+        adapters=lambda: random_learned(kind),
+    )
+    width = localizer.clip.text_projection.shape[1]
+    localizer.restore_text("object", torch.nn.functional.normalize(torch.randn(2, width), dim=-1))
     localizer.clip.transformer = torch.nn.Identity()  # the text's network is not asked again
     return localizer.eval()
 
 
-def build_clip_sam(architecture: str, precision: str = "float32", clip_size: int = 518) -> torch.nn.Module:
+def build_clip_sam(
+    architecture: str, precision: str = "float32", clip_size: int = 518, **localizer: str
+) -> torch.nn.Module:
     """The whole model, with random weights of the published sizes."""
     from anomalib_clipsam.cps import CascadedPrompts
     from anomalib_clipsam.fusion import Fusion
@@ -79,7 +105,8 @@ def build_clip_sam(architecture: str, precision: str = "float32", clip_size: int
 
     ppg = PointPromptGenerator(1024, min_score=0.0)  # with random weights nothing is sure: every image goes to SAM
     cps = CascadedPrompts(build_sam(architecture))
-    return ClipSamModel(build_localizer(clip_size), clip_size, ppg, cps, Fusion(), precision=precision).eval()
+    built = build_localizer(clip_size, **localizer)
+    return ClipSamModel(built, clip_size, ppg, cps, Fusion(), precision=precision).eval()
 
 
 def picture() -> torch.Tensor:
@@ -191,11 +218,87 @@ def skipped(architecture: str) -> Run:
     return lambda: model(image)
 
 
-def localizer_alone(architecture: str) -> Run:
-    """CLIP ViT-L-14-336 at 518 px, ``dense``, with the resize before it."""
+def localizer_alone(architecture: str, kind: str = "dense") -> Run:
+    """CLIP ViT-L-14-336 at 518 px, with the resize before it."""
     del architecture
-    localizer, image = build_localizer(), picture()
+    localizer, image = build_localizer(kind=kind), picture()
     return lambda: localizer(resize(image, [518, 518]))
+
+
+def whole_crane(architecture: str) -> Run:
+    """The whole pair as a user has it by default: Crane's map."""
+    model, image = build_clip_sam(architecture, kind="crane"), picture()
+    return lambda: model(image)
+
+
+def whole_mobile(architecture: str) -> Run:
+    """The pair ``mobile``: CLIP ViT-B-16 at 448 px, MobileSAM."""
+    del architecture
+    model, image = build_clip_sam("vit_t", clip_size=448, clip="ViT-B-16"), picture()
+    return lambda: model(image)
+
+
+def skipped_mobile(architecture: str) -> Run:
+    """The same on an image without an extreme region."""
+    del architecture
+    model, image = build_clip_sam("vit_t", clip_size=448, clip="ViT-B-16"), picture()
+    model.ppg.min_score = 1.0
+    return lambda: model(image)
+
+
+def mobile_encoder(architecture: str) -> Run:
+    """MobileSAM's encoder."""
+    del architecture
+    return lean_encoder("vit_t")
+
+
+def localizer_judged(references: str, k_shot: int = 0) -> Run:
+    """CLIP's map, joined with a reference."""
+    from anomalib_clipsam.clip.references import build_judge
+
+    localizer, image = build_localizer(), picture()
+    judge = build_judge(localizer, references, k_shot, {})
+    if k_shot:
+        judge.learn(torch.rand(k_shot, 3, 518, 518), localizer.with_taps)
+    return lambda: judge(*localizer.with_taps(resize(image, [518, 518])))
+
+
+def judged_by_itself(architecture: str) -> Run:
+    """The same, with the picture as its own reference."""
+    del architecture
+    return localizer_judged("self")
+
+
+def judged_by_4(architecture: str) -> Run:
+    """The same, with four good parts."""
+    del architecture
+    return localizer_judged("none", 4)
+
+
+def judged_by_8(architecture: str) -> Run:
+    """The same, with eight good parts."""
+    del architecture
+    return localizer_judged("none", 8)
+
+
+def one_of_a_batch(architecture: str) -> Run:
+    """What one picture of a batch costs beside CLIP: its features averaged, and half of its pairs with the others."""
+    from anomalib_clipsam.clip.references.batch import MUSC_SIZES, aggregate_neighbours
+    from anomalib_clipsam.clip.references.features import patches_of
+
+    del architecture
+    taps = [torch.randn(1, 1024, 37, 37) for _ in range(4)]
+    other = patches_of(taps[0])[0]
+
+    def run() -> None:
+        for tap in taps:
+            for size in MUSC_SIZES:
+                (own,) = patches_of(aggregate_neighbours(tap, size))
+                for _ in range((BATCH - 1) // 2):  # a pair is compared once, for both
+                    similarity = own @ other.T
+                    similarity.amax(dim=1), similarity.amax(dim=0)
+
+    return run
 
 
 def prompts_and_decoder(architecture: str) -> Run:
@@ -209,7 +312,8 @@ def prompts_and_decoder(architecture: str) -> Run:
     def run() -> object:
         prompts = model.ppg(anomaly_map, features)
         output = model.cps(features, prompts, anomaly_map)
-        return model.fusion(anomaly_map, frame_to_map(output.logits_3.squeeze(1), (518, 518)), prompts.peak)
+        logits = frame_to_map(output.logits_3.squeeze(1), (518, 518))
+        return model.fusion(anomaly_map, logits, prompts.peak, output.iou)
 
     return run
 
@@ -256,6 +360,22 @@ def patchcore(architecture: str) -> Run:
     model = PatchcoreModel(layers=("layer2", "layer3"), backbone="wide_resnet50_2", pre_trained=False).eval()
     model.memory_bank = torch.randn(BANK, 1536)
     image = torch.rand(1, 3, 224, 224)
+    return lambda: model(image)
+
+
+def anomaly_vfm(architecture: str) -> Run:
+    """AnomalyVFM as anomalib has it, RADIO at 768 px, its default."""
+    from anomalib.models.image.anomalyvfm.torch_model import AnomalyVFMModel
+
+    del architecture
+    module = "anomalib.models.image.anomalyvfm.torch_model"
+    with (
+        patch(f"{module}.hf_hub_download"),
+        patch(f"{module}.load_file"),
+        patch.object(AnomalyVFMModel, "load_state_dict"),  # random weights
+    ):
+        model = AnomalyVFMModel().eval()
+    image = torch.rand(1, 3, 768, 768)
     return lambda: model(image)
 
 
@@ -351,7 +471,30 @@ GROUPS: dict[str, dict[str, Callable[[str], Run]]] = {
         "WinCLIP": winclip,
         "PatchCore": patchcore,
     },
+    "pairs": {
+        "ClipSam, dense": whole,
+        "ClipSam, crane": whole_crane,
+        "ClipSam, mobile": whole_mobile,
+        "ClipSam, mobile, SAM is skipped": skipped_mobile,
+        "MobileSAM's encoder": mobile_encoder,
+        "WinCLIP": winclip,
+        "PatchCore": patchcore,
+        "AnomalyVFM": anomaly_vfm,
+    },
+    "maps": {
+        "dense": localizer_alone,
+        "april_gan": partial(localizer_alone, kind="april_gan"),
+        "anomaly_clip": partial(localizer_alone, kind="anomaly_clip"),
+        "crane": partial(localizer_alone, kind="crane"),
+    },
     "gating": {"ClipSam": whole, SKIPPED: skipped},
+    "references": {
+        "CLIP's map": localizer_alone,
+        "with itself": judged_by_itself,
+        "with 4 good parts": judged_by_4,
+        "with 8 good parts": judged_by_8,
+        f"beside it, one of a batch of {BATCH}": one_of_a_batch,
+    },
     "runtimes": {
         "torch": pipeline,
         "ONNX Runtime": onnx_runtime,

@@ -13,6 +13,7 @@ these.
     python tools/ablation.py gate         # images that SAM skips by the floor of the map
     python tools/ablation.py precision    # the error of bf16
     python tools/ablation.py report --magnetic_tile FOLDER
+    python tools/ablation.py references --mvtec FOLDER/bottle --magnetic_tile FOLDER    # text, and text with references
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.clip.references import BatchJudge, FewShotJudge
 from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.demo.datamodule import DrawnParts
 from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
@@ -47,7 +49,7 @@ OPTIONS = {
     "spacing": ("distance", "rank"),
     "multimask": (False, True),
     "box": ("mask", "component"),
-    "fusion": ("weighted", "gate", "mask"),
+    "fusion": ("cautious", "weighted", "gate", "mask"),
     "fusion_weight": (0.3, 0.5, 0.7, 0.9),
     "passes": (1, 2, 3),
 }
@@ -88,22 +90,35 @@ def defaults_of(model: ClipSam) -> dict:
 
 
 @torch.no_grad()
-def encode(model: ClipSam, images: list[np.ndarray], masks: list[np.ndarray], class_name: str) -> Encoded:
-    """Run CLIP and SAM's encoder on RGB images ``(height, width, 3)`` of any size, as the model does."""
+def encode(
+    model: ClipSam,
+    images: list[np.ndarray],
+    masks: list[np.ndarray],
+    class_name: str,
+    features: torch.Tensor | None = None,
+) -> Encoded:
+    """Run CLIP and SAM's encoder on RGB images ``(height, width, 3)`` of any size; SAM's features may be known."""
     model.model.set_class_name(class_name)
     squeezed = [model.pre_processor(torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255) for image in images]
     chunks = torch.cat(squeezed).clamp(0, 1).split(8)
+    if isinstance(model.model.judge, BatchJudge):
+        model.model.judge.begin(len(images))
+        for chunk in chunks:
+            model.model.collect(chunk)
+        model.model.judge.judge()
     localized = [model.model.localize(chunk) for chunk in chunks]
     anomaly_map, score = (torch.cat(values) for values in zip(*localized, strict=True))
     size = tuple(anomaly_map.shape[:-3:-1])
     mask = np.stack([cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in masks])
     label = np.array([m.any() for m in masks])
-    return Encoded(anomaly_map, score, torch.cat([model.model.encode(chunk) for chunk in chunks]), mask, label)
+    if features is None:
+        features = torch.cat([model.model.encode(chunk) for chunk in chunks])
+    return Encoded(anomaly_map, score, features, mask, label)
 
 
 @torch.no_grad()
-def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run PPG and CPS with these arguments, to L_3 at the map's size ``(B, H, W)`` and the peaks ``(B,)``."""
+def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Tensor, ...]:
+    """Run PPG and CPS with these arguments, to L_3 at the map's size ``(B, H, W)``, peaks and IoUs ``(B,)``."""
     names = ("min_score", "region_ratio", "num_positives", "num_negatives", "spacing", "interval", "kernel_size")
     sam = model.model.sam
     ppg = PointPromptGenerator(
@@ -111,12 +126,14 @@ def segment(model: ClipSam, encoded: Encoded, arguments: dict) -> tuple[torch.Te
     )
     cps = CascadedPrompts(sam, arguments["multimask"], arguments["box"], arguments["passes"])
     size = (encoded.anomaly_map.shape[-2], encoded.anomaly_map.shape[-1])
-    logits, peaks = [], []
+    logits, peaks, ious = [], [], []
     for anomaly_map, features in zip(encoded.anomaly_map.split(16), encoded.features.split(16), strict=True):
         prompts = ppg(anomaly_map, features)
-        logits.append(frame_to_map(cps(features, prompts, anomaly_map).logits_3.squeeze(1), size))
+        output = cps(features, prompts, anomaly_map)
+        logits.append(frame_to_map(output.logits_3.squeeze(1), size))
         peaks.append(prompts.peak)
-    return torch.cat(logits), torch.cat(peaks)
+        ious.append(output.iou)
+    return torch.cat(logits), torch.cat(peaks), torch.cat(ious)
 
 
 def predict(model: ClipSam, encoded: Encoded, arguments: dict) -> torch.Tensor:
@@ -185,7 +202,7 @@ def choose(model: ClipSam, per_category: int) -> None:
     print(row("CLIP map alone", mean([measure(encoded.anomaly_map, encoded) for encoded in sets])), flush=True)
     chosen = dict(START)
     for name, options in OPTIONS.items():
-        if name == "fusion_weight" and chosen["fusion"] != "weighted":
+        if name == "fusion_weight" and chosen["fusion"] not in {"cautious", "weighted"}:
             continue
         results = {option: figures({**chosen, name: option}) for option in tqdm(options, desc=name, leave=False)}
         if name not in NOT_CHOSEN:
@@ -290,15 +307,95 @@ def report(model: ClipSam, root: Path, tiles: Path | None) -> None:
                     print(row(f"— {name}: whole", results[name]))
 
 
+@dataclass(frozen=True)
+class Part:
+    """A kind of part: name, test pictures with masks, and good parts for references, RGB ``(height, width, 3)``."""
+
+    name: str
+    images: list[np.ndarray]
+    masks: list[np.ndarray]
+    good: list[np.ndarray]
+
+
+def read_category(folder: Path) -> Part:
+    """Read a category in the layout of MVTec AD: ``train/good``, ``test/*`` and ``ground_truth/*/*_mask.png``."""
+    images, masks = [], []
+    for path in sorted(folder.glob("test/*/*.png")):
+        images.append(read_rgb(path))
+        mask_path = folder / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) if mask_path.is_file() else None
+        masks.append(np.zeros(images[-1].shape[:2], bool) if mask is None else mask > 0)
+    return Part(folder.name, images, masks, [read_rgb(path) for path in sorted(folder.glob("train/good/*.png"))[:8]])
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read a picture as RGB ``(height, width, 3)``."""
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+def drawn_part(category: str, root: Path) -> Part:
+    """Read the test pictures of a category of ``DrawnParts``, and draw eight more good parts."""
+    rng = np.random.default_rng((12, zlib.crc32(category.encode())))
+    return Part(
+        category.replace("_", " "), *read_drawn(category, root), [draw_part(category, rng)[0] for _ in range(8)]
+    )
+
+
+def tiles_part(folder: Path) -> Part:
+    """Read the magnetic tiles: the first eight good ones are references, and are not tested."""
+    images, masks = read_tiles(folder)
+    good = [index for index, mask in enumerate(masks) if not mask.any()][:8]
+    tested = [index for index in range(len(images)) if index not in good]
+    picked = ([values[index] for index in tested] for values in (images, masks))
+    return Part("magnetic tile", *picked, [images[index] for index in good])
+
+
+def compare_references(weights: str, root: Path | None, mvtec: list[Path], tiles: Path | None) -> None:
+    """Print text alone, the picture itself, good parts and the batch, without SAM and with it."""
+    groups = {}
+    if root is not None:
+        groups["never-trained drawn categories, mean"] = [drawn_part(c, root) for c in HELD_OUT_CATEGORIES]
+    groups |= {folder.name: [read_category(folder)] for folder in mvtec}
+    if tiles is not None:
+        groups["magnetic tiles"] = [tiles_part(tiles)]
+    kinds = {kind: {"references": kind} for kind in ("none", "self")}
+    kinds |= {f"{k} good": {"references": "none", "k_shot": k} for k in (1, 2, 4, 8)}
+    kinds["batch"] = {"references": "batch"}
+    for title, parts in groups.items():
+        print(f"\n### {title}, {sum(len(part.images) for part in parts)} pictures\n\n{HEADER}")
+        features: dict[str, torch.Tensor] = {}
+        for label, arguments in kinds.items():
+            model = ClipSam(weights=weights, **arguments).eval()
+            defaults, figures = defaults_of(model), {"without SAM": [], "with SAM": []}
+            for part in tqdm(parts, desc=label, leave=False):
+                model.model.set_class_name(part.name)
+                if isinstance(model.model.judge, FewShotJudge):
+                    good = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255 for image in part.good]
+                    model.set_references(
+                        torch.cat([model.pre_processor(image) for image in good[: arguments["k_shot"]]])
+                    )
+                encoded = encode(model, part.images, part.masks, part.name, features.get(part.name))
+                features[part.name] = encoded.features
+                figures["without SAM"].append(measure(encoded.anomaly_map, encoded))
+                figures["with SAM"].append(measure(predict(model, encoded, defaults), encoded))
+            for sam, rows in figures.items():
+                print(row(f"{label}, {sam}", mean(rows)), flush=True)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("choose", "gate", "precision", "report"))
+    parser.add_argument("command", choices=("choose", "gate", "precision", "report", "references"))
     parser.add_argument("--per_category", type=int, default=8, help="pictures drawn of each training category")
     parser.add_argument("--root", type=Path, default=Path("datasets/DrawnParts"), help="report: folder of DrawnParts")
-    parser.add_argument("--magnetic_tile", type=Path, help="report: folder of the magnetic tiles")
+    parser.add_argument("--magnetic_tile", type=Path, help="report, references: folder of the magnetic tiles")
+    parser.add_argument("--mvtec", type=Path, nargs="*", default=[], help="references: categories as MVTec AD has them")
+    parser.add_argument("--weights", default="demo", help="references: the pair of weights")
     args = parser.parse_args()
     torch.manual_seed(0)
+    if args.command == "references":
+        compare_references(args.weights, args.root, args.mvtec, args.magnetic_tile)
+        return
     model = ClipSam(weights="demo").eval()
     if args.command == "choose":
         choose(model, args.per_category)

@@ -123,8 +123,9 @@ def run(model: ClipSam, encoded: Encoded, maps: torch.Tensor, ppg: PointPromptGe
     cps = CascadedPrompts(model.model.sam, defaults["multimask"], defaults["box"], defaults["passes"])
     fusion = Fusion(defaults["fusion"], defaults["fusion_weight"])
     prompts = ppg(maps, encoded.features)
-    logits = cps(encoded.features, prompts, maps).logits_3.squeeze(1)
-    final = fusion(maps, frame_to_map(logits, tuple(maps.shape[-2:])), prompts.peak)
+    output = cps(encoded.features, prompts, maps)
+    logits = output.logits_3.squeeze(1)
+    final = fusion(maps, frame_to_map(logits, tuple(maps.shape[-2:])), prompts.peak, output.iou)
     return {
         **measure(final, encoded),
         "asked": float(ppg.extreme_region(maps).flatten(1).any(1).float().mean()),

@@ -12,6 +12,7 @@ from anomalib_clipsam.clip.localizers import (
     CraneLocalizer,
     DenseLocalizer,
     Localizer,
+    MuScLocalizer,
     WinClipLocalizer,
     build_adapters,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "DenseLocalizer",
     "LearnedPrompts",
     "Localizer",
+    "MuScLocalizer",
     "PromptEnsemble",
     "WinClipLocalizer",
     "build_adapters",

@@ -33,7 +33,7 @@ from anomalib_clipsam.compare.config import build
 from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
-from anomalib_clipsam.compare.table import Row, read_rows, write_tables
+from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,10 +219,13 @@ def _measure(comparison: Comparison, pair: Pair) -> dict[str, Any]:
             engine.test(model, datamodule=data, ckpt_path=pair.model.ckpt_path, verbose=False)
         else:
             engine.train(model, datamodule=data)
+    seen = seen_images(model, data)
     return {
         **measurement.results(),
+        # what a batch costs comes before its pass, where nothing is timed
+        **({"seconds_per_image": math.nan} if seen == TEST_BATCH else {}),
         "peak_memory_mb": peak_memory(),
-        "train_images": None if pair.model.ckpt_path else seen_images(model, data),
+        "train_images": None if pair.model.ckpt_path else seen,
         "test_images": len(measurement.labels),
     }
 
@@ -283,8 +286,11 @@ def seen_images(model: AnomalibModule, data: Any) -> int:
         data (Any): Data module.
 
     Returns:
-        int: 0 for a zero-shot model, the number of its references for a few-shot model, else all training images.
+        int: 0 for a zero-shot model, the number of its references for a few-shot model, else all training images;
+        :data:`TEST_BATCH` for a model that compares the test images with one another.
     """
+    if getattr(model, "compares_batch", False):
+        return TEST_BATCH
     if model.learning_type == LearningType.ZERO_SHOT:
         return 0
     if model.learning_type == LearningType.FEW_SHOT and hasattr(model, "k_shot"):

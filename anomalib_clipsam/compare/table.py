@@ -23,6 +23,9 @@ METRICS = (*PIXEL_METRICS, *IMAGE_METRICS)
 HEADINGS = ("pixel AUROC", "F1-max", "AP", "AUPRO", "image AUROC", "F1-max", "AP")
 COSTS = ("s / image", "peak MB", "trained on")
 
+TEST_BATCH = -1
+"""In place of a number of training images: a model that compares the unlabelled test images with one another."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -37,7 +40,8 @@ class Row:
         pixel_AUROC (float | None): As the other metrics, in [0, 1]; NaN if undefined, None if the pair failed.
         seconds_per_image (float | None): Of the network alone, after warm-up.
         peak_memory_mb (float | None): Of the whole pair.
-        train_images (int | None): Images of the category that the model has seen; None for a checkpoint.
+        train_images (int | None): Images of the category that the model has seen; None for a checkpoint, and
+            :data:`TEST_BATCH`.
         test_images (int | None): Number of test images.
     """
 
@@ -213,7 +217,8 @@ def _group(rows: Sequence[Row], category: str, *, mean: bool = False) -> list[Li
         best = [cell == highest != "-" for cell, highest in zip(cells, top, strict=True)]
         cells.append(_rounded(row.seconds_per_image, ".3g"))
         cells.append(_rounded(row.peak_memory_mb, ".0f"))
-        cells.append("failed" if row.error and not mean else "-" if row.train_images is None else str(row.train_images))
+        seen = {None: "-", TEST_BATCH: "test images"}.get(row.train_images, str(row.train_images))
+        cells.append("failed" if row.error and not mean else seen)
         lines.append(Line(category, row.model, tuple(cells), (*best, False, False, False), mean))
     return lines
 

@@ -45,7 +45,7 @@ def read_good_parts(
         try:
             dataset = PredictDataset(Path(source))
             paths = dataset.image_filenames
-        except RuntimeError:  # anomalib's word for a folder without pictures
+        except ValueError:  # anomalib's word for a folder without pictures
             paths = []
         where = f"few_shot_source='{source}'"
     elif datamodule is not None and getattr(datamodule, "train_data", None) is not None:

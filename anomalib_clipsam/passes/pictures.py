@@ -79,7 +79,7 @@ class PictureCheck(Callback):
         Raises:
             ValueError: If no picture is left.
         """
-        files = _files(dataset)
+        files = list_files(dataset)
         with ThreadPoolExecutor(THREADS) as pool:
             found = list(pool.map(find_fault, *zip(*files, strict=True))) if files else []
         faults = [f"{path} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
@@ -157,8 +157,15 @@ def _datasets(trainer: Trainer, stage: str) -> Iterator[Any]:
                     yield getattr(loader, "dataset", None)
 
 
-def _files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
-    """List picture and mask of each item; nothing for a data set that anomalib's own code does not read."""
+def list_files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
+    """List picture and mask of each item; nothing for a data set that anomalib's own code does not read.
+
+    Args:
+        dataset (Any): The data set.
+
+    Returns:
+        list[tuple[str | Path, str | Path | None]]: Picture, and mask where one is read.
+    """
     reader = _reader(dataset)
     if reader is None:
         return []

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from anomalib.data.utils import get_image_filenames
 from anomalib.data.utils.boxes import masks_to_boxes
 from anomalib.engine import Engine
 from anomalib.visualization import Visualizer
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
 COLUMNS = ("file", "score", "label", "mask_area", "boxes")
+MOST_GOOD_PARTS = 8
+"""Most good parts of a folder that pictures are compared with: more cost time and memory, and bring little."""
 
 
 class PredictionTable(Visualizer):
@@ -89,6 +92,25 @@ def describe(item: ImageItem) -> tuple[str, ...]:
     corners = [(x0 * x, y0 * y, (x1 + 1) * x, (y1 + 1) * y) for x0, y0, x1, y1 in boxes.tolist()]
     written = "; ".join(" ".join(str(round(value)) for value in box) for box in corners)
     return str(item.image_path), score, label, str(round(int(mask.sum()) * x * y)), written
+
+
+def count_good_parts(folder: Path) -> int:
+    """Say how many good parts of a folder pictures are compared with.
+
+    Args:
+        folder (Path): The folder.
+
+    Returns:
+        int: All of its pictures, up to :data:`MOST_GOOD_PARTS`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no picture.
+    """
+    if not folder.exists():
+        msg = f"'{folder}' does not exist. Give a folder of good parts."
+        raise FileNotFoundError(msg)
+    return min(MOST_GOOD_PARTS, len(get_image_filenames(folder)))
 
 
 def write_predictions(model: AnomalibModule, folder: Path, table: Path, checkpoint: Path | None = None) -> None:

@@ -120,7 +120,11 @@ def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size
     panels = {"Image": picture}
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
-    panels["CLIP map"] = heat(picture, stages.anomaly_map[0])
+    if model.judge is None:
+        panels["CLIP map"] = heat(picture, stages.anomaly_map[0])
+    else:
+        panels["CLIP map by text"] = heat(picture, model.look(image)[0][0])
+        panels["Text and references"] = heat(picture, stages.anomaly_map[0])
     if stages.region is not None:
         panels |= _draw_prompts(picture, stages, model.ppg.frame_size, image.shape[-2:])
     result = heat(picture, stages.fused_map[0])

@@ -45,10 +45,10 @@ class RenewedAttention(Attention):
             device (torch.device): Not used.
 
         Returns:
-            torch.Tensor: ``(heads, tokens, tokens)``.
+            torch.Tensor: ``(1, heads, tokens, tokens)``: with fewer dimensions, torch does not fuse attention on a CPU.
         """
         del device
-        return self.attention_biases[:, self.attention_bias_idxs]
+        return self.attention_biases[:, self.attention_bias_idxs].unsqueeze(0)
 
 
 class ImageEncoderTinyViT(nn.Module):
@@ -98,6 +98,10 @@ class ImageEncoderTinyViT(nn.Module):
         Returns:
             torch.Tensor: Features ``(B, C, h, w)``.
         """
+        if not torch.compiler.is_compiling():
+            image = image.contiguous(
+                memory_format=torch.channels_last
+            )  # between convolutions and tokens nothing is copied
         return self.neck(self.trunk.forward_features(image))
 
 

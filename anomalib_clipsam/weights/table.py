@@ -315,15 +315,14 @@ def learned_for(localizer: str, tested_on: str | None = None) -> WeightFile:
         tested_on (str | None): Data set that is tested, as :data:`DATA_SETS` calls it. Defaults to ``None``.
 
     Returns:
-        WeightFile: The row of those trained on VisA; of those trained on MVTec AD if VisA is tested; of the carried
-        ones, which know neither.
+        WeightFile: The first row that was not trained on it: of published weights those trained on VisA, those trained
+        on MVTec AD if VisA is tested; the carried ones know neither.
 
     Raises:
         ValueError: If none are published for it.
     """
-    trained_on = MVTEC_AD if tested_on == VISA else VISA
-    for row in LEARNED.values():
-        if row.localizer == localizer and row.trained_on in (trained_on, None):
+    for row in LEARNED.values():  # those trained on VisA stand first
+        if row.localizer == localizer and (tested_on is None or row.trained_on != tested_on):
             return row
     msg = f"No learned weights are published for localizer='{localizer}'. Name a file with `adapters`."
     raise ValueError(msg)

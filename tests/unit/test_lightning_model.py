@@ -704,3 +704,105 @@ def test_thresholds_and_fusion_are_checked_before_weights_are_read(
     wrong = {"fusion": {"mode": fusion}} if fusion == "x" else {"ppg": {"min_score": 7}}
     with pytest.raises(ValueError, match=r"Unknown fusion|min_score"):
         ClipSam("demo", **wrong)
+
+
+# ---------------------------------------------------------------- references
+
+
+def compared(prompts: str, **more: object) -> ClipSam:
+    return ClipSam("demo", prompts=prompts, refine=False, visualizer=False, **FAST, **more).eval()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "judge", "learning_type"),
+    [
+        ({"references": "none"}, None, LearningType.ZERO_SHOT),
+        ({"references": "self"}, "SelfJudge", LearningType.ZERO_SHOT),
+        ({"references": "batch"}, "BatchJudge", LearningType.ZERO_SHOT),
+        ({"k_shot": 2}, "FewShotJudge", LearningType.FEW_SHOT),
+        ({"k_shot": 2, "references": "none"}, "FewShotJudge", LearningType.FEW_SHOT),
+    ],
+)
+def test_references_choose_the_judge(
+    prompts: str, arguments: dict, judge: str | None, learning_type: LearningType
+) -> None:
+    model = compared(prompts, **arguments)
+    assert (None if model.model.judge is None else type(model.model.judge).__name__) == judge
+    assert model.learning_type is learning_type
+    assert model.compares_batch == (judge == "BatchJudge")
+
+
+def test_reference_options_are_checked(prompts: str) -> None:
+    model = compared(prompts, k_shot=1, reference_options={"text_share": 0.5, "taps": [2, 4], "rotate": True})
+    assert (model.model.judge.combination.text_share, model.model.judge.rotate) == (0.5, True)
+    assert model.model.localizer.reference_taps == (2, 4)
+    with pytest.raises(ValueError, match="reference_options has no 'share'"):
+        compared(prompts, k_shot=1, reference_options={"share": 0.5})
+    with pytest.raises(TypeError, match="taps is 3, but must be of the type list"):
+        compared(prompts, k_shot=1, reference_options={"taps": 3})
+
+
+def test_good_parts_given_in_python_are_images_as_the_model_takes_them(prompts: str) -> None:
+    model, images = compared(prompts, k_shot=3), torch.rand(3, 3, 50, 70)
+    model.set_references(images)
+    assert (model(images).anomaly_map < model(torch.rand(3, 3, 50, 70)).anomaly_map).float().mean() > 0.9
+    assert model.post_processor.image_threshold.item() == pytest.approx(model.model.judge.thresholds.image)
+    assert not model(images).pred_label.any()
+    sources = model.model.judge.sources
+    model.set_references(torch.rand(2, 3, 50, 70))
+    assert len(model.model.judge.sources) == 2
+    assert not set(sources) & set(model.model.judge.sources)
+    for wrong in (torch.rand(3, 50, 70), torch.full((1, 3, 5, 5), float("nan"))):
+        with pytest.raises(ValueError, match="Give floats in"):
+            model.set_references(wrong)
+    with pytest.raises(ValueError, match=r"This model compares with no good parts\. Make it with `k_shot`"):
+        compared(prompts).set_references(images)
+
+
+def test_a_model_without_good_parts_says_how_to_give_some(prompts: str) -> None:
+    with pytest.raises(ValueError, match="k_shot=2 needs good parts"):
+        compared(prompts, k_shot=2)(torch.rand(1, 3, 50, 70))
+
+
+def test_settings_know_the_references(prompts: str) -> None:
+    """What a test pass reuses of a validation pass depends on them."""
+    found = [compared(prompts, references=kind).model.settings() for kind in ("none", "self", "batch")]
+    for seed in (0, 1):
+        model = compared(prompts, k_shot=1)
+        model.set_references(torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(seed)))
+        found.append(model.model.settings())
+    assert len(set(found)) == 5
+    assert compared(prompts, references="self").model.settings() == found[1]
+
+
+def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> None:
+    model = compared(prompts, k_shot=2)
+    model.set_references(torch.rand(2, 3, 50, 70))
+    torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
+    loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu").eval()
+    image = torch.rand(2, 3, 50, 70)
+    for found, expected in zip(loaded(image), model(image), strict=True):
+        torch.testing.assert_close(found.float(), expected.float(), atol=2e-3, rtol=0)
+    assert loaded.model.judge.sources == model.model.judge.sources
+    assert loaded.model.judge.thresholds == model.model.judge.thresholds
+    assert loaded.model.judge.common == model.model.judge.common
+
+
+@pytest.mark.parametrize(
+    ("made_with", "own", "sentence"),
+    [
+        ({"references": "none"}, {"references": "self"}, "other references: text alone, and this model has self"),
+        ({"references": "batch"}, {"references": "none"}, "other references: batch, and this model has text alone"),
+        (
+            {"references": "self"},
+            {"references": "self", "reference_options": {"taps": [1]}},
+            "other references: self and .*'taps'.*, and this model has .*'taps': \\(1,\\)",
+        ),
+        ({"references": "batch"}, {"references": "batch", "reference_options": {"raw": True}}, "'raw': False"),
+    ],
+)
+def test_checkpoint_of_other_references_is_refused(prompts: str, made_with: dict, own: dict, sentence: str) -> None:
+    checkpoint = checkpoint_of(compared(prompts, **made_with))
+    compared(prompts, **made_with).on_load_checkpoint(dict(checkpoint))
+    with pytest.raises(ValueError, match=sentence):
+        compared(prompts, **own).on_load_checkpoint(dict(checkpoint))

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
 from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
-from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
 
@@ -135,7 +135,7 @@ def test_fields_and_shapes_of_the_stages(build: Build, size: tuple[int, int], ma
         stages.score = None
 
 
-@pytest.mark.parametrize("fusion", ["weighted", "gate", "mask"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> None:
     """Each stage is what its module makes of the stages before."""
     model, image = build(fusion=fusion), torch.cat([picture(120, 192), picture(120, 192, peak=0.7)])
@@ -155,7 +155,8 @@ def test_stages_follow_from_each_other(build: Build, sam: Sam, fusion: str) -> N
         assert torch.equal(getattr(stages.cascade, name), getattr(output, name))
     logits = F.interpolate(output.logits_3, (48, 48), mode="bilinear", align_corners=False)[:, 0, :30]
     assert torch.equal(stages.mask, logits > 0)
-    assert torch.equal(stages.fused_map, model.fusion(stages.anomaly_map, logits, prompts.peak).clamp(0, 1))
+    fused = model.fusion(stages.anomaly_map, logits, prompts.peak, stages.cascade.iou)
+    assert torch.equal(stages.fused_map, fused.clamp(0, 1))
     assert not torch.equal(stages.fused_map, stages.anomaly_map)
 
 

@@ -11,6 +11,7 @@ from anomalib_clipsam.clip.localizers.april_gan import AprilGanLocalizer, build_
 from anomalib_clipsam.clip.localizers.base import Localizer
 from anomalib_clipsam.clip.localizers.crane import CraneLocalizer
 from anomalib_clipsam.clip.localizers.dense import DenseLocalizer
+from anomalib_clipsam.clip.localizers.musc import MuScLocalizer
 from anomalib_clipsam.clip.localizers.pyramid import FeaturePyramid, PyramidLocalizer, build_pyramid
 from anomalib_clipsam.clip.localizers.winclip import WinClipLocalizer
 
@@ -20,6 +21,7 @@ LOCALIZERS: dict[str, type[Localizer]] = {
     "anomaly_clip": AnomalyClipLocalizer,
     "crane": CraneLocalizer,
     "winclip": WinClipLocalizer,
+    "musc": MuScLocalizer,
     "pyramid": PyramidLocalizer,
 }
 """What ``localizer`` may name."""
@@ -32,6 +34,7 @@ __all__ = [
     "DenseLocalizer",
     "FeaturePyramid",
     "Localizer",
+    "MuScLocalizer",
     "PyramidLocalizer",
     "WinClipLocalizer",
     "build_adapters",

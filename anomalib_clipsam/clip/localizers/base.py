@@ -78,6 +78,9 @@ class Localizer(nn.Module, ABC):
         reference_sigma (float): Gaussian that smooths a map of distances between its taps, in pixels of 256.
         usual_self_distance (tuple[float, float] | None): Usual distance of a patch to its own picture, and the limit of
             good pictures, where they were measured.
+        depth (int): Number of blocks that references may choose from; 0 where they have no choice.
+        embedding (torch.Tensor | None): Normalised image embeddings ``(B, E)`` of the last images, where CLIP's own are
+            computed, and not during an export.
         own_weights (str | None): Name of the weights that it brings itself, in place of the pair's CLIP.
     """
 
@@ -90,6 +93,8 @@ class Localizer(nn.Module, ABC):
     reference_sigma: ClassVar[float] = 0.0
     usual_self_distance: ClassVar[tuple[float, float] | None] = None
     reference_taps: tuple[int, ...]
+    depth: int = 0
+    embedding: torch.Tensor | None = None
     own_weights: ClassVar[str | None] = None
 
     @classmethod

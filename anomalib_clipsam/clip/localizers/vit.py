@@ -70,7 +70,8 @@ class ViTLocalizer(ClipLocalizer):
             msg = f"clip_size is {image_size}; it must be a multiple of the patch size, {patch}."
             raise ValueError(msg)
         self.grid = (image_size // patch, image_size // patch)
-        self.reference_taps = spaced_blocks(len(clip.visual.transformer.resblocks), 4)
+        self.depth = len(clip.visual.transformer.resblocks)
+        self.reference_taps = spaced_blocks(self.depth, 4)
 
     def _position_embedding(self) -> torch.Tensor:
         """Position embedding ``(L, D)`` for the grid in use, interpolated where CLIP was trained on another one."""
@@ -141,4 +142,7 @@ class ViTLocalizer(ClipLocalizer):
     def _global_score(self, tokens: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         """Probability ``(B,)`` that CLIP's own image embedding fits the abnormal text."""
         with full_precision(tokens.device.type):
-            return (scale * self._class_embedding(tokens) @ self.text.T).softmax(dim=-1)[:, 1]
+            embedding = self._class_embedding(tokens)
+            if not torch.compiler.is_compiling():
+                self.embedding = embedding
+            return (scale * embedding @ self.text.T).softmax(dim=-1)[:, 1]

@@ -136,12 +136,13 @@ class BatchReference(Reference):
         return tuple(kept)
 
     @torch.no_grad()
-    def distances(self, kept: Taps) -> torch.Tensor:
+    def distances(self, kept: Taps, device: torch.device | None = None) -> torch.Tensor:
         """Let pictures judge each other.
 
         Args:
             kept (tuple[torch.Tensor, ...]): Grids ``(N, C_t, h, w)`` of all pictures: joined results of :meth:`keep`,
                 or of :meth:`features`.
+            device (torch.device | None): Where to compare, a tap at a time. Defaults to ``None``, where they are.
 
         Returns:
             torch.Tensor: ``(N, T, h, w)`` in [0, 2].
@@ -157,8 +158,9 @@ class BatchReference(Reference):
             raise ValueError(msg)
         grids = []
         for tap in kept:
-            with full_precision(tap.device.type):
-                grids.append(torch.stack([self._scores(tap.float(), size) for size in self.sizes]).mean(dim=0))
+            grid = tap.to(device or tap.device).float()
+            with full_precision(grid.device.type):
+                grids.append(torch.stack([self._scores(grid, size) for size in self.sizes]).mean(dim=0))
         return torch.stack(grids, dim=1)
 
     def _scores(self, tap: torch.Tensor, size: int) -> torch.Tensor:
@@ -167,34 +169,33 @@ class BatchReference(Reference):
         features = tap if self.join and size == 1 else aggregate_neighbours(tap, size)
         return mutual_scores(patches_of(features), self.share).unflatten(1, tap.shape[-2:])
 
-    def subsets(self, count: int, taps: Taps, limit: int) -> list[list[int]]:
-        """Divide a batch where it does not fit into memory: pictures then judge each other within a subset.
+    def parts(self, count: int, taps: Taps, limit: int) -> int:
+        """Say into how many subsets a batch is divided where it does not fit into memory.
 
         Args:
             count (int): Number of pictures N.
-            taps (tuple[torch.Tensor, ...]): Features of one or more of them, for their shapes.
-            limit (int): Bytes that a subset may take: its kept features, those of one tap in float32, and the nearest
-                similarities.
+            taps (tuple[torch.Tensor, ...]): What :meth:`keep` gave of one or more of them, for their shapes.
+            limit (int): Bytes that a subset may take: its kept features, those of one tap in float32, twice more while
+                they are normalised, and the nearest similarities.
 
         Returns:
-            list[list[int]]: Indices of the pictures of each subset, in as few subsets as fit. Each takes every n-th
-            picture, so that folders read one after the other are spread over all.
+            int: The fewest subsets of about equal size that fit.
 
         Raises:
             ValueError: If not even the fewest pictures fit.
         """
-        numbers = [tap[0].numel() for tap in self.features(taps)]
-        patches = self.features(taps)[0][0, 0].numel()
+        numbers = [tap[0].numel() for tap in taps]
+        patches = taps[0][0, 0].numel()
         parts = 1
         while True:
             size = -(-count // parts)  # of the largest subset
             needed = size * (2 * sum(numbers) + 3 * 4 * max(numbers)) + 4 * patches * size**2
             if needed <= limit:
-                return [list(range(first, count, parts)) for first in range(parts)]
+                return parts
             parts += 1
             if count // parts < LEAST_PICTURES:
                 msg = (
                     f"{count} pictures of this size do not fit into {limit} bytes, in subsets of {LEAST_PICTURES} or "
-                    f"more: {size} of them need {needed}. Raise the bound, or choose references='self'."
+                    f"more: {size} of them need {needed}. Choose a smaller clip_size, or references='self'."
                 )
                 raise ValueError(msg)

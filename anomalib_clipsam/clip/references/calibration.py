@@ -47,6 +47,19 @@ def passing_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
     return values.kthvalue(max(1, math.ceil(share * len(values) - 1e-6))).values  # 0.7 * 10 is a bit more than 7
 
 
+def extremes(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give what a calibration asks of maps.
+
+    Args:
+        maps (torch.Tensor): Distances ``(N, H, W)``.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: Median and highest distance of each picture, ``(N,)``.
+    """
+    pixels = maps.flatten(1).float()
+    return pixels.median(dim=1).values, pixels.amax(dim=1)
+
+
 class Calibration(nn.Module):
     """Turns a distance d into a probability: its odds grow linearly with the distance beyond what is usual. [ours]
 
@@ -64,6 +77,10 @@ class Calibration(nn.Module):
 
     The rules were chosen on photographs with drawn-in defects: with them the pixel F1 at 0.5 comes near to F1-max.
 
+    Args:
+        raw (bool): Give half the distance in place of a probability, for published protocols, which calibrate nothing:
+            a distance is 2 at most, and the order of scores stays. Defaults to ``False``.
+
     Attributes:
         usual (torch.Tensor): m; NaN before :meth:`fit`.
         limit (torch.Tensor): t, the distance of probability 0.5; NaN before :meth:`fit`.
@@ -72,8 +89,9 @@ class Calibration(nn.Module):
     usual: torch.Tensor
     limit: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, raw: bool = False) -> None:
         super().__init__()
+        self.raw = raw
         self.register_buffer("usual", torch.tensor(torch.nan))
         self.register_buffer("limit", torch.tensor(torch.nan))
 
@@ -88,11 +106,21 @@ class Calibration(nn.Module):
         Raises:
             ValueError: If there is no picture or no such kind.
         """
-        if kind not in KINDS or not len(maps):
-            msg = f"{len(maps)} maps of kind '{kind}'. Give one map at least, of one of the kinds {', '.join(KINDS)}."
+        self.fit_extremes(*extremes(maps), kind)
+
+    @torch.no_grad()
+    def fit_extremes(self, medians: torch.Tensor, peaks: torch.Tensor, kind: str) -> None:
+        """Learn from what :func:`extremes` says of the maps. See :meth:`fit`.
+
+        Args:
+            medians (torch.Tensor): Median distance of each picture ``(N,)``.
+            peaks (torch.Tensor): Highest distance of each picture ``(N,)``.
+            kind (str): See :meth:`fit`.
+        """
+        if kind not in KINDS or not len(peaks):
+            msg = f"{len(peaks)} maps of kind '{kind}'. Give one map at least, of one of the kinds {', '.join(KINDS)}."
             raise ValueError(msg)
-        pixels = maps.flatten(1).float()
-        usual, peaks = pixels.median(dim=1).values.median(), pixels.amax(dim=1)
+        usual = medians.median()
         if kind == "batch":
             limit = usual + BATCH_STRETCH * (peaks.mean() - usual)
         else:
@@ -113,6 +141,8 @@ class Calibration(nn.Module):
         Raises:
             RuntimeError: If nothing was learnt yet.
         """
+        if self.raw:
+            return distance / 2
         if not torch.compiler.is_compiling() and bool(self.limit.isnan()):
             msg = "It is not known which distance is usual. Call fit with maps of good parts, or of a batch."
             raise RuntimeError(msg)

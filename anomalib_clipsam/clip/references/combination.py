@@ -24,19 +24,23 @@ class Combination(nn.Module):
         text_share (float): Share of the text in the map, in [0, 1]; 0 gives the reference alone, exactly. With raw
             distances in place of probabilities, 0.5 gives the order of APRIL-GAN's published sum. Defaults to ``0.1``.
         text_score_share (float): Share of the text in the image score, in [0, 1]. Defaults to ``0.2``.
+        peak_share (float): Share of the pixels, the highest ones, whose mean is the reference's own score; 0 for the
+            maximum, as MuSc and APRIL-GAN have it. Defaults to ``0.01``.
 
     Raises:
         ValueError: If a share is outside its range.
     """
 
-    def __init__(self, text_share: float = 0.1, text_score_share: float = 0.2) -> None:
+    def __init__(self, text_share: float = 0.1, text_score_share: float = 0.2, peak_share: float = 0.01) -> None:
         super().__init__()
-        for name, share in (("text_share", text_share), ("text_score_share", text_score_share)):
+        shares = {"text_share": text_share, "text_score_share": text_score_share, "peak_share": peak_share}
+        for name, share in shares.items():
             if not 0 <= share <= 1:
                 msg = f"{name} is {share}, but it is a share of 1. Choose a number between 0 and 1."
                 raise ValueError(msg)
         self.text_share = text_share
         self.text_score_share = text_score_share
+        self.peak_share = peak_share
 
     def forward(
         self, text_map: torch.Tensor, text_score: torch.Tensor, reference_map: torch.Tensor
@@ -49,10 +53,9 @@ class Combination(nn.Module):
             reference_map (torch.Tensor): Probabilities by the reference, ``(B, H, W)`` in [0, 1].
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1]. The
-            reference's own score is the mean of the top 1 % of its map.
+            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1].
         """
         return (
             torch.lerp(reference_map, text_map, self.text_share),
-            torch.lerp(peak_score(reference_map), text_score, self.text_score_share),
+            torch.lerp(peak_score(reference_map, self.peak_share), text_score, self.text_score_share),
         )

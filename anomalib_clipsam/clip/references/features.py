@@ -78,7 +78,7 @@ def peak_score(distance_map: torch.Tensor, share: float = 0.01) -> torch.Tensor:
 
     Args:
         distance_map (torch.Tensor): ``(B, H, W)``.
-        share (float): Share of the pixels that count, in (0, 1]; at least one pixel does. Defaults to ``0.01``.
+        share (float): Share of the pixels that count, in [0, 1]; at least one pixel does. Defaults to ``0.01``.
 
     Returns:
         torch.Tensor: ``(B,)``.

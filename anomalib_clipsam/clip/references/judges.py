@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from abc import ABC
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import torch
 from torch import nn
 
-from anomalib_clipsam.clip.references.batch import LEAST_PICTURES, BatchReference
-from anomalib_clipsam.clip.references.calibration import Calibration, passing_threshold
+from anomalib_clipsam.clip.references.batch import LEAST_PICTURES, BatchReference, smooth_scores
+from anomalib_clipsam.clip.references.calibration import Calibration, extremes, passing_threshold
 from anomalib_clipsam.clip.references.combination import Combination
 from anomalib_clipsam.clip.references.few_shot import FewShotReference, quarter_turns
 from anomalib_clipsam.clip.references.self_reference import SelfReference
@@ -40,8 +41,12 @@ REFERENCES = ("none", "self", "batch")
 SPREADS = 6.0
 """Where nobody knows which distances are usual to a CLIP, a picture's limit lies so many interquartile ranges above its
 own median. [ours, not measured]"""
-POOL_BYTES = 4 * 2**30
-"""Bytes that the features of a batch may take; pictures judge each other in subsets where they do not fit."""
+UNLIKE = 2.0
+"""A picture whose median distance is so many times the largest of any good part is of another part. [ours: pictures of
+the same part, drawn and real, stayed below 1.5 times, those of other parts were mostly above 2.5 times]"""
+POOL_BYTES = 6 * 2**30
+"""Bytes that the features of a batch may take; pictures judge each other in subsets where they do not fit. 200
+pictures, as a category of MVTec AD or VisA has, fit at 518 px with four taps of ViT-L."""
 
 
 class ReferenceOptions(TypedDict, total=False):
@@ -50,18 +55,27 @@ class ReferenceOptions(TypedDict, total=False):
     Args:
         rotate (bool): Whether good parts also count as turned by 90, 180 and 270 degrees. Defaults to ``False``.
         memory_limit (int): Most patches of good parts that are kept per tap. Defaults to ``32768``.
-        text_share (float): Share of the text in the map; 0 gives the reference alone.
-        text_score_share (float): Share of the text in the image score.
-        passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass.
+        text_share (float): Share of the text in the map; 0 gives the reference alone. Defaults to ``0.1``.
+        text_score_share (float): Share of the text in the image score. Defaults to ``0.2``.
+        peak_share (float): Share of the map's pixels, the highest ones, whose mean is the reference's image score; 0
+            for the maximum, as published for MuSc and APRIL-GAN. Defaults to ``0.01``.
+        passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass. Defaults to ``1``
+            for good parts, and ``0.9`` for a batch.
         taps (list[int]): Blocks of a ViT, counted from 1, whose output is compared. Defaults to four, evenly spaced.
+        raw (bool): Whether maps are half the distance, as published, and no probability. Defaults to ``False``.
+        windows (list[int]): Pictures of a batch that share their image scores, MuSc's last step: published are 1, 2, 3
+            for MVTec AD and 1, 8, 9 for VisA. It needs a ViT. Defaults to none.
     """
 
     rotate: bool
     memory_limit: int
     text_share: float
     text_score_share: float
+    peak_share: float
     passing_share: float
     taps: list[int]
+    raw: bool
+    windows: list[int]
 
 
 @dataclass(frozen=True)
@@ -77,30 +91,38 @@ class Thresholds:
     pixel: float
 
 
-class Judge(nn.Module):
+class Judge(nn.Module, ABC):
     """Base: text and one kind of reference, joined.
 
     Args:
         reference (nn.Module): Gives distances.
         combination (Combination): Joins text and reference.
+        calibration (Calibration): Turns distances into probabilities.
         passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass, in (0, 1].
+            Defaults to ``1``.
 
     Attributes:
         thresholds (Thresholds | None): What good parts, or the bulk of the batch, pass; ``None`` before they are known.
-        unlike (int): Pictures that were unlike the reference nearly everywhere, since the count was last set to zero.
+        common (float): Largest median distance of a good part from the others; infinite where there are none.
+        unlike (int): Pictures that were unlike good parts nearly everywhere, since the count was last set to zero.
         judged (int): Pictures that were judged since then.
     """
 
-    def __init__(self, reference: nn.Module, combination: Combination, passing_share: float) -> None:
+    NAME: ClassVar[str]
+
+    def __init__(
+        self, reference: nn.Module, combination: Combination, calibration: Calibration, passing_share: float = 1.0
+    ) -> None:
         super().__init__()
         if not 0 < passing_share <= 1:
             msg = f"passing_share is {passing_share}, but it is a share of the pictures. Choose above 0, 1 at most."
             raise ValueError(msg)
         self.reference = reference
         self.combination = combination
-        self.calibration = Calibration()
+        self.calibration = calibration
         self.passing_share = passing_share
         self.thresholds: Thresholds | None = None
+        self.common = float("inf")
         self.unlike = self.judged = 0
 
     def forward(
@@ -126,25 +148,26 @@ class Judge(nn.Module):
         probability = self.calibration(distance)
         if not torch.compiler.is_compiling():
             self.judged += len(probability)
-            self.unlike += int((probability.flatten(1).median(dim=1).values > 0.5).sum())
+            self.unlike += int((distance.flatten(1).median(dim=1).values > UNLIKE * self.common).sum())
         return self.combination(text_map, text_score, probability)
 
-    def _set_thresholds(self, maps: torch.Tensor, scores: torch.Tensor) -> None:
-        """Let a share of good pictures pass, by maps ``(N, H, W)`` and scores ``(N,)``."""
+    def _set_thresholds(self, peaks: torch.Tensor, scores: torch.Tensor) -> None:
+        """Let a share of good pictures pass, by the highest pixels of their maps and by their scores, ``(N,)``."""
         self.thresholds = Thresholds(
             image=float(passing_threshold(scores, self.passing_share)),
-            pixel=float(passing_threshold(maps.flatten(1).amax(dim=1), self.passing_share)),
+            pixel=float(passing_threshold(peaks, self.passing_share)),
         )
+
+    def rule(self) -> dict[str, Hashable]:
+        """Say how it judges, whatever the pictures: what thresholds found with one judge say of another's scores."""
+        shares = {name: value for name, value in vars(self.combination).items() if name.endswith("share")}
+        return {"references": self.NAME, "raw": self.calibration.raw, **shares}
 
     def settings(self) -> Hashable:
         """Say what its answers depend on beside picture and text."""
-        return (
-            type(self).__name__,
-            self.combination.text_share,
-            self.combination.text_score_share,
-            self.calibration.usual.item(),
-            self.calibration.limit.item(),
-        )
+        known = not bool(self.calibration.limit.isnan())  # not a number is not even equal to itself
+        learnt = (self.calibration.usual.item(), self.calibration.limit.item()) if known else None
+        return (*self.rule().items(), learnt)
 
 
 class SelfJudge(Judge):
@@ -153,24 +176,33 @@ class SelfJudge(Judge):
     Args:
         reference (SelfReference): Gives distances.
         combination (Combination): Joins text and reference.
-        passing_share (float): Not used: a picture alone says nothing of others.
+        calibration (Calibration): Turns distances into probabilities.
         usual (tuple[float, float] | None): Usual distance and limit, as
             :class:`~anomalib_clipsam.clip.references.calibration.Calibration` has them, of good pictures that this CLIP
             was shown. Defaults to ``None``: each picture's own median, and six interquartile ranges above it.
     """
 
+    NAME = "self"
+
     def __init__(
         self,
         reference: SelfReference,
         combination: Combination,
-        passing_share: float,
+        calibration: Calibration,
         usual: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(reference, combination, passing_share)
-        self.known = usual is not None
+        super().__init__(reference, combination, calibration)
+        self.known = usual is not None or calibration.raw
         if usual is not None:
             self.calibration.usual.fill_(usual[0])
             self.calibration.limit.fill_(usual[1])
+
+    def judge_features(
+        self, text_map: torch.Tensor, text_score: torch.Tensor, features: Taps
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Judge pictures by features that were joined already. See :meth:`Judge.forward`."""
+        distance = self.reference.to_map(self.reference.distances(features), tuple(text_map.shape[-2:]))
+        return self._join(text_map, text_score, distance)
 
     def _join(
         self, text_map: torch.Tensor, text_score: torch.Tensor, distance: torch.Tensor
@@ -189,6 +221,7 @@ class FewShotJudge(Judge):
     Args:
         reference (FewShotReference): Gives distances.
         combination (Combination): Joins text and reference.
+        calibration (Calibration): Turns distances into probabilities.
         passing_share (float): Share of the good parts that the thresholds let pass, each judged by the others.
         rotate (bool): Whether good parts also count as turned by 90, 180 and 270 degrees.
 
@@ -196,10 +229,17 @@ class FewShotJudge(Judge):
         sources (tuple[str, ...]): SHA-256 of each good part as the model was shown it.
     """
 
+    NAME = "good parts"
+
     def __init__(
-        self, reference: FewShotReference, combination: Combination, passing_share: float, rotate: bool
+        self,
+        reference: FewShotReference,
+        combination: Combination,
+        calibration: Calibration,
+        passing_share: float,
+        rotate: bool,
     ) -> None:
-        super().__init__(reference, combination, passing_share)
+        super().__init__(reference, combination, calibration, passing_share)
         self.rotate = rotate
         self.sources: tuple[str, ...] = ()
 
@@ -219,8 +259,11 @@ class FewShotJudge(Judge):
         left_out = self.reference.memorise(tuple(torch.cat(grids) for grids in zip(*taps, strict=True)), copies)
         text_map, text_score = torch.cat(text_maps[:count]), torch.cat(text_scores[:count])
         distance = self.reference.to_map(left_out, tuple(text_map.shape[-2:]))
-        self.calibration.fit(distance, "few_shot")
-        self._set_thresholds(*self.combination(text_map, text_score, self.calibration(distance)))
+        medians, peaks = extremes(distance)
+        self.calibration.fit_extremes(medians, peaks, "few_shot")
+        self.common = float(medians.amax())
+        maps, scores = self.combination(text_map, text_score, self.calibration(distance))
+        self._set_thresholds(maps.flatten(1).amax(dim=1), scores)
         self.sources = tuple(picture_key(part) for part in image)
 
     def settings(self) -> Hashable:
@@ -231,75 +274,155 @@ class FewShotJudge(Judge):
 class BatchJudge(Judge):
     """The unlabelled batch judges: pictures are collected first, and judge each other when all have come.
 
-    Pictures that were not collected judge each other in the batch that they come in; where these are too few, each
-    judges itself.
+    Features are dropped as soon as their subset was compared, so that no more than :data:`POOL_BYTES` of them are held;
+    one map by text, one grid of distances and one answer per picture stay. Pictures that were not collected judge each
+    other in the batch that they come in; where these are too few, each judges itself.
 
     Args:
         reference (BatchReference): Gives distances.
         combination (Combination): Joins text and reference.
+        calibration (Calibration): Turns distances into probabilities.
         passing_share (float): Share of the batch that the thresholds let pass.
         alone (SelfJudge): Judges pictures that are too few.
+        windows (tuple[int, ...]): Pictures that share their image scores, see :func:`smooth_scores`; none if empty.
     """
 
-    def __init__(
-        self, reference: BatchReference, combination: Combination, passing_share: float, alone: SelfJudge
-    ) -> None:
-        super().__init__(reference, combination, passing_share)
-        self.alone = alone
-        self._pool: dict[str, tuple[Taps, torch.Tensor, torch.Tensor]] = {}
-        self._answers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    NAME = "batch"
 
-    def begin(self, keys: set[str]) -> None:
+    def __init__(
+        self,
+        reference: BatchReference,
+        combination: Combination,
+        calibration: Calibration,
+        passing_share: float,
+        alone: SelfJudge,
+        windows: tuple[int, ...],
+    ) -> None:
+        super().__init__(reference, combination, calibration, passing_share)
+        self.alone = alone
+        self.windows = windows
+        self.begin(0)
+
+    def begin(self, count: int) -> None:
         """Forget the pictures of an earlier batch.
 
         Args:
-            keys (set[str]): Those that stay.
+            count (int): How many are to come.
         """
-        self._pool = {key: value for key, value in self._pool.items() if key in keys}
-        self._answers = {}
+        self._count, self._seen, self._parts, self._compared = count, 0, 0, 0
+        self._pool: dict[str, Taps] = {}
+        self._texts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = {}
+        self._distances: dict[str, torch.Tensor] = {}
+        self._answers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._company: frozenset[str] = frozenset()
+        self._judged: Hashable = None
 
     def knows(self, key: str) -> bool:
         """Say whether a picture was collected."""
-        return key in self._pool
+        return key in self._texts
 
-    def collect(self, keys: list[str], text_map: torch.Tensor, text_score: torch.Tensor, taps: Taps) -> None:
-        """Keep what is needed of some pictures until all have come, in half precision.
+    def collect(
+        self,
+        keys: list[str],
+        text_map: torch.Tensor,
+        text_score: torch.Tensor,
+        taps: Taps,
+        embedding: torch.Tensor | None = None,
+    ) -> None:
+        """Keep what is needed of some pictures until all have come, in half precision, in main memory.
 
         Args:
             keys (list[str]): A name for each picture, see :func:`picture_key`.
             text_map (torch.Tensor): ``(B, H, W)`` in [0, 1].
             text_score (torch.Tensor): ``(B,)`` in [0, 1].
             taps (tuple[torch.Tensor, ...]): T grids of features ``(B, C_t, h_t, w_t)``.
+            embedding (torch.Tensor | None): Normalised image embeddings ``(B, E)``, for ``windows``. Defaults to
+                ``None``.
+
+        Raises:
+            ValueError: If ``windows`` are set and there is no embedding, or not even the fewest pictures fit.
         """
+        if self.windows and embedding is None:
+            msg = "This localizer gives no embedding of the image, which `windows` need. Choose 'dense', or none."
+            raise ValueError(msg)
         kept = self.reference.keep(taps)
         for index, key in enumerate(keys):
-            grids = tuple(grid[index : index + 1].clone() for grid in kept)
-            self._pool[key] = (grids, text_map[index].half().cpu(), text_score[index].cpu())
+            self._pool[key] = tuple(grid[index : index + 1].clone() for grid in kept)
+            of_image = None if embedding is None else embedding[index].float().cpu()
+            self._texts[key] = (text_map[index].half().cpu(), text_score[index].cpu(), of_image)
+        self._seen += len(keys)
+        if not self._parts:
+            self._parts = self.reference.parts(max(self._count, len(keys)), kept, POOL_BYTES)
+        full = len(self._pool) >= LEAST_PICTURES and self._seen * self._parts >= self._count * (self._compared + 1)
+        if full and self._count - self._seen >= LEAST_PICTURES:
+            self._compare()
+
+    def skip(self, number: int) -> None:
+        """Count pictures that come a second time: they judge once."""
+        self._seen += number
 
     @torch.no_grad()
-    def judge(self) -> None:
-        """Let the collected pictures judge each other; where they are too few, each judges itself, with a warning."""
-        if not self._pool:
-            return
+    def _compare(self) -> None:
+        """Let the pictures of a subset judge each other, on the device of the model, and drop their features."""
+        device = self.calibration.usual.device
         if len(self._pool) < LEAST_PICTURES:
             self._warn(len(self._pool))
-            self._answers = {key: self._alone(*entry) for key, entry in self._pool.items()}
+        else:
+            taps = tuple(torch.cat(grids) for grids in zip(*self._pool.values(), strict=True))
+            self._distances |= zip(self._pool, self.reference.distances(taps, device).split(1), strict=True)
+            self._pool = {}
+        self._compared += 1
+
+    def judged_already(self, files: Hashable, class_name: str) -> bool:
+        """Say whether these were judged last, so that the answers can stay.
+
+        Args:
+            files (Hashable): What :meth:`judge` was told; ``None`` if it is not known.
+            class_name (str): Name in the text prompts.
+        """
+        return files is not None and self._judged == (files, class_name)
+
+    @torch.no_grad()
+    def judge(self, files: Hashable = None, class_name: str = "") -> None:
+        """Let the collected pictures judge each other; where they are too few, each judges itself, with a warning.
+
+        Args:
+            files (Hashable): What tells these pictures from others. Defaults to ``None``, not known.
+            class_name (str): Name in the text prompts. Defaults to an empty one.
+        """
+        if self._pool:
+            self._compare()
+        alone = dict(self._pool)  # too few
+        device = self.calibration.usual.device
+        size = next((tuple(entry[0].shape) for entry in self._texts.values()), (1, 1))
+        if self._distances:
+            found = [extremes(self.reference.to_map(grid, size)) for grid in self._distances.values()]
+            self.calibration.fit_extremes(*map(torch.cat, zip(*found, strict=True)), "batch")
+        peaks = []
+        for key, (text_map, text_score, _) in self._texts.items():
+            text = text_map[None].to(device).float(), text_score[None].to(device)
+            if key in alone:
+                joined = self.alone.judge_features(*text, tuple(grid.to(device).float() for grid in alone[key]))
+            else:
+                joined = self._join(*text, self.reference.to_map(self._distances[key], size))
+            self._answers[key] = (joined[0][0].half().cpu(), joined[1][0].cpu())
+            peaks.append(joined[0].amax().cpu())
+        self._company, self._judged = frozenset(self._answers), (files, class_name)
+        self._pool, self._distances = {}, {}
+        if self._answers and not alone:
+            self._smooth()
+            self._set_thresholds(torch.stack(peaks), torch.stack([score for _, score in self._answers.values()]))
+
+    def _smooth(self) -> None:
+        """Let pictures that look alike share their scores."""
+        if not self.windows:
             return
-        keys, entries = list(self._pool), list(self._pool.values())
-        distances: list[torch.Tensor | None] = [None] * len(keys)
-        for subset in self.reference.subsets(len(keys), entries[0][0], POOL_BYTES):
-            taps = tuple(torch.cat(grids) for grids in zip(*(entries[i][0] for i in subset), strict=True))
-            scores = self.reference.distances(taps)
-            for place, index in enumerate(subset):
-                distances[index] = scores[place : place + 1]
-        size = tuple(entries[0][1].shape)
-        self.calibration.fit(torch.cat([self.reference.to_map(grid, size).half() for grid in distances]), "batch")
-        for key, grid, (_, text_map, text_score) in zip(keys, distances, entries, strict=True):
-            distance = self.reference.to_map(grid, size)
-            joined = self._join(text_map[None].float(), text_score[None], distance)
-            self._answers[key] = (joined[0][0].half(), joined[1][0])
-        maps, scores = zip(*self._answers.values(), strict=True)
-        self._set_thresholds(torch.stack(maps).float(), torch.stack(scores))
+        scores = torch.stack([score for _, score in self._answers.values()])
+        embeddings = torch.stack([entry[2] for entry in self._texts.values()])
+        smoothed = smooth_scores(scores, embeddings, self.windows)
+        self._answers = {
+            key: (answer[0], score) for (key, answer), score in zip(self._answers.items(), smoothed, strict=True)
+        }
 
     def recall(self, keys: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Give the answers about collected pictures.
@@ -330,14 +453,6 @@ class BatchJudge(Judge):
         self.calibration.fit(distance, "batch")
         return self._join(text_map, text_score, distance)
 
-    def _alone(self, taps: Taps, text_map: torch.Tensor, text_score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Let a collected picture judge itself."""
-        reference = self.alone.reference
-        grids = tuple(grid.float() for grid in taps)  # joined already
-        distance = reference.to_map(reference.distances(grids), tuple(text_map.shape))
-        joined, score = self.alone._join(text_map[None].float(), text_score[None], distance)  # noqa: SLF001  # a judge too
-        return joined[0].half(), score[0]
-
     @staticmethod
     def _warn(number: int) -> None:
         logger.warning(
@@ -347,9 +462,13 @@ class BatchJudge(Judge):
             LEAST_PICTURES,
         )
 
+    def rule(self) -> dict[str, Hashable]:
+        """Say how it judges. See :meth:`Judge.rule`."""
+        return {**super().rule(), "windows": self.windows}
+
     def settings(self) -> Hashable:
         """Say what its answers depend on beside picture and text."""
-        return *super().settings(), frozenset(self._answers)
+        return *super().settings(), self._company
 
 
 def picture_key(image: torch.Tensor) -> str:
@@ -379,15 +498,31 @@ def build_judge(localizer: Localizer, references: str, k_shot: int, options: Ref
     if references == "none" and not k_shot:
         return None
     if "taps" in options:
-        localizer.reference_taps = tuple(options["taps"])
+        _set_taps(localizer, tuple(options["taps"]))
     how = {"join": localizer.joins_taps, "sigma": localizer.reference_sigma}
-    shares = {name: options[name] for name in ("text_share", "text_score_share") if name in options}
-    combination = Combination(**shares)
+    shares = ("text_share", "text_score_share", "peak_share")
+    combination = Combination(**{name: options[name] for name in shares if name in options})
+    calibration = Calibration(options.get("raw", False))
     if k_shot:
         limit = {name: options[name] for name in ("memory_limit",) if name in options}
         reference = FewShotReference(**limit, **how)
-        return FewShotJudge(reference, combination, options.get("passing_share", 1.0), options.get("rotate", False))
-    alone = SelfJudge(SelfReference(**how), combination, 1.0, localizer.usual_self_distance)
+        share, rotate = options.get("passing_share", 1.0), options.get("rotate", False)
+        return FewShotJudge(reference, combination, calibration, share, rotate)
+    usual = localizer.usual_self_distance
     if references == "self":
-        return alone
-    return BatchJudge(BatchReference(**how), combination, options.get("passing_share", 0.9), alone)
+        return SelfJudge(SelfReference(**how), combination, calibration, usual)
+    alone = SelfJudge(SelfReference(**how), combination, Calibration(calibration.raw), usual)
+    windows = tuple(options.get("windows", ()))
+    return BatchJudge(
+        BatchReference(**how), combination, calibration, options.get("passing_share", 0.9), alone, windows
+    )
+
+
+def _set_taps(localizer: Localizer, taps: tuple[int, ...]) -> None:
+    """Choose the blocks that are compared, of a localizer that has a choice."""
+    depth = localizer.depth
+    if not taps or not depth or not all(1 <= tap <= depth for tap in taps):
+        has = f"{depth} blocks, counted from 1" if depth else "no choice of blocks"
+        msg = f"taps is {list(taps)}, but this localizer has {has}. Name some of these, or leave `taps` out."
+        raise ValueError(msg)
+    localizer.reference_taps = tuple(sorted(set(taps)))

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which images a comparison takes."""
+"""Which images a comparison takes, and which a model has seen before."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from anomalib import LearningType
 
-from anomalib_clipsam.compare.run import choose, shown_images, spread
+from anomalib_clipsam.compare.run import choose, seen_images, shown_images, spread
+from anomalib_clipsam.compare.table import TEST_BATCH
 
 
 def dataset(good: int, defective: int) -> Any:
@@ -49,3 +51,16 @@ def test_images_of_each_kind_are_shown_evenly_over_the_files() -> None:
     assert shown_images(dataset(5, 3), 0) == set()
     assert list(spread(["a"], 1)) == ["a"]
     assert list(spread([], 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("about", "seen"),
+    [
+        ({"learning_type": LearningType.ZERO_SHOT}, 0),
+        ({"learning_type": LearningType.FEW_SHOT, "k_shot": 4}, 4),
+        ({"learning_type": LearningType.ONE_CLASS}, 7),
+        ({"learning_type": LearningType.ZERO_SHOT, "compares_batch": True}, TEST_BATCH),
+    ],
+)
+def test_what_a_model_has_seen_is_counted_and_a_batch_is_marked(about: dict[str, Any], seen: int) -> None:
+    assert seen_images(SimpleNamespace(**about), SimpleNamespace(train_data=range(7))) == seen

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_clipsam.compare.config import Comparison, DataEntry, ModelEntry
-from anomalib_clipsam.compare.table import Row, read_rows, to_markdown, write_tables
+from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, to_markdown, write_tables
 
 COMPARISON = Comparison(
     models=(ModelEntry("A", "Padim"), ModelEntry("B|b", "Patchcore")),
@@ -69,6 +69,11 @@ def test_best_is_bold_and_the_mean_is_of_all_categories() -> None:
     assert line(text, "| **mean** | A ") == f"| **mean** | A | **80.0** | **33.3** | 25.0 {rest} 1200 | - |"
     assert "64 x 64 pixels" in text
     assert "Failed" not in text
+
+
+def test_a_batch_is_marked_as_it_sees_the_test_images() -> None:
+    row = replace(ROWS[0], train_images=TEST_BATCH, seconds_per_image=math.nan)
+    assert line(to_markdown(COMPARISON, [row]), "| key | A ").endswith("| - | 1200 | test images |")
 
 
 def test_failed_pair_is_a_row_that_says_why_and_has_no_mean() -> None:

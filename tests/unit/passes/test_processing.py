@@ -160,3 +160,50 @@ def test_arguments_reach_anomalibs_post_processor() -> None:
     result = ClipSamPostProcessor(image_sensitivity=0.8, enable_normalization=False)(predictions())
     assert result.pred_label.tolist() == [False, True, True, True]
     assert ClipSamPostProcessor(enable_thresholding=False)(predictions()).pred_label is None
+
+
+# ---------------------------------------------------------------- thresholds without labels
+
+
+def validated(post_processor: ClipSamPostProcessor, labels: list[int] | None) -> ClipSamPostProcessor:
+    """Run a validation pass over four pictures with these labels."""
+    given = ImageBatch(
+        image=torch.rand(4, 3, 2, 5),
+        gt_label=None if labels is None else torch.tensor(labels),
+        pred_score=torch.tensor([0.1, 0.2, 0.3, 0.6]),
+        anomaly_map=torch.rand(4, 2, 5),
+    )
+    if labels is not None:
+        post_processor.on_validation_batch_end(None, None, given)
+    post_processor.on_validation_epoch_end(None, None)
+    return post_processor
+
+
+def thresholds(post_processor: ClipSamPostProcessor) -> tuple[float, float]:
+    return post_processor.image_threshold.item(), post_processor.pixel_threshold.item()
+
+
+@pytest.mark.parametrize("labels", [None, [0, 0, 0, 0], [1, 1, 1, 1]])
+def test_thresholds_of_references_stay_unless_both_labels_say_others(labels: list[int] | None) -> None:
+    post_processor = ClipSamPostProcessor()
+    post_processor.use_thresholds(0.4, 0.7)
+    assert thresholds(post_processor) == pytest.approx((0.4, 0.7))
+    assert thresholds(validated(post_processor, labels)) == pytest.approx((0.4, 0.7))
+    assert not post_processor.calibrated
+
+
+def test_both_labels_replace_the_thresholds_of_references_for_good() -> None:
+    post_processor = ClipSamPostProcessor()
+    post_processor.use_thresholds(0.9, 0.9)
+    validated(post_processor, [0, 0, 1, 1])
+    assert post_processor.image_threshold.item() == pytest.approx(0.3)
+    post_processor.use_thresholds(0.9, 0.9)
+    assert post_processor.image_threshold.item() == pytest.approx(0.3)
+
+
+def test_a_checkpoint_says_whether_labels_have_spoken(tmp_path) -> None:
+    for labels in ([0, 0, 1, 1], [0, 0, 0, 0]):
+        torch.save(validated(ClipSamPostProcessor(), labels).checkpoint_config(), tmp_path / "config.pt")
+        other = ClipSamPostProcessor()
+        other.load_checkpoint_config(torch.load(tmp_path / "config.pt", weights_only=True))
+        assert other.calibrated == (len(set(labels)) == 2)

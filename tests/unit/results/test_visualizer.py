@@ -17,12 +17,12 @@ from PIL import Image
 
 from anomalib_clipsam import ClipSam, PromptVisualizer
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, mark
+from anomalib_clipsam.results.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, heat, mark
 
 
 @pytest.fixture(scope="module")
 def model() -> ClipSam:
-    return ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 0.1}).eval()
+    return ClipSam(weights="demo", class_name="capsule", references="none", ppg={"min_score": 0.1}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_panels_follow_the_method_and_have_the_proportions_of_the_file(
 
 
 def test_without_refinement_there_are_map_and_result(drawn: np.ndarray) -> None:
-    model = ClipSam(weights="demo", class_name="capsule", refine=False).eval()
+    model = ClipSam(weights="demo", class_name="capsule", references="none", refine=False).eval()
     image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
     panels = draw_item(model.model, image, ImageItem(image=image[0]), 64)
     score = model.model.stages(image).score.item()
@@ -86,8 +86,21 @@ def test_without_refinement_there_are_map_and_result(drawn: np.ndarray) -> None:
     assert panels["Image"].size == (64, 64)
 
 
+def test_references_have_a_panel_beside_the_text_s(drawn: np.ndarray) -> None:
+    model = ClipSam(weights="demo", class_name="capsule", references="self", refine=False).eval()
+    image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
+    panels = draw_item(model.model, image, ImageItem(image=image[0]), 64)
+    assert list(panels)[:3] == ["Image", "CLIP map by text", "Text and references"]
+    for title, anomaly_map in (
+        ("CLIP map by text", model.model.look(image)[0]),
+        ("Text and references", model.model.localize(image)[0]),
+    ):
+        assert np.array_equal(np.asarray(panels[title]), np.asarray(heat(panels["Image"], anomaly_map[0])))
+    assert not np.array_equal(np.asarray(panels["CLIP map by text"]), np.asarray(panels["Text and references"]))
+
+
 def test_image_without_an_extreme_region_has_neither_points_nor_box(drawn: np.ndarray) -> None:
-    model = ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 1.0}).eval()
+    model = ClipSam(weights="demo", class_name="capsule", references="none", ppg={"min_score": 1.0}).eval()
     image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
     panels = draw_item(model.model, image, ImageItem(image=image[0]), 64)
     plain = np.asarray(panels["Image"])

@@ -10,17 +10,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import AprilGanLocalizer, PromptEnsemble, build_adapters
+from anomalib_clipsam.clip import AprilGanLocalizer, MuScLocalizer, PromptEnsemble, build_adapters
 from anomalib_clipsam.clip.build import run_block
-from anomalib_clipsam.clip.references import BatchReference, FewShotReference, smooth_scores
+from anomalib_clipsam.clip.references import BatchReference, FewShotReference, build_judge, smooth_scores
 from anomalib_clipsam.clip.references.batch import aggregate_neighbours, mutual_scores
 from anomalib_clipsam.clip.references.features import patches_of
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 DATA = Path(__file__).parents[3] / "data"
 GRID, SIZE = (13, 13), (182, 182)
@@ -95,16 +101,54 @@ def test_features_kept_in_half_precision_cost_less_than_1e_4(
     close(batch.distances(joined).mean(dim=1), musc["expected.grid"], 1e-4)
 
 
-@pytest.mark.open_clip
-def test_few_shot_maps_are_april_gan_s_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def tower(quick_gelu: bool) -> CLIP:
+    """The vision tower of APRIL-GAN's file."""
     import open_clip
 
-    april_gan = load("april_gan.safetensors")
     vision = {"image_size": 112, "layers": 12, "width": 64, "head_width": 32, "patch_size": 14}
     text = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 1, "layers": 1}
-    clip = open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval().requires_grad_(False)
-    tower = {key: value for key, value in april_gan.items() if key.startswith("visual.")}
-    assert not clip.load_state_dict(tower, strict=False).unexpected_keys
+    clip = open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, quick_gelu=quick_gelu)
+    weights = {key: value for key, value in load("april_gan.safetensors").items() if key.startswith("visual.")}
+    assert not clip.load_state_dict(weights, strict=False).unexpected_keys
+    return clip.eval().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.open_clip
+def test_features_and_embedding_are_those_of_musc_s_own_tower(musc: dict[str, torch.Tensor]) -> None:
+    """Plain GELU, and the position embedding without antialiasing."""
+    localizer = MuScLocalizer(tower(quick_gelu=False), PromptEnsemble(), 182)
+    assert localizer.reference_taps == (3, 6, 9, 12)
+    close(localizer._position_embedding(), musc["expected.tower_positional_embedding_resized"], 1e-6)
+    _, _, taps = localizer.with_taps(load("april_gan.safetensors")["input.images"][:1])
+    found = torch.stack([tap[0].flatten(1).T for tap in taps])
+    close(found, musc["expected.tower_taps"][:, 1:], 5e-5)
+    close(localizer.embedding[0], musc["expected.tower_class_embedding"].flatten(), 1e-5)
+
+
+def test_a_judge_set_as_published_gives_musc_s_scores(
+    musc: dict[str, torch.Tensor], taps: tuple[torch.Tensor, ...]
+) -> None:
+    """As ``configs/musc_mvtec_ad.yaml`` sets it, collected in batches, in half precision."""
+    localizer = SimpleNamespace(joins_taps=False, reference_sigma=0.0, usual_self_distance=None)
+    config = yaml.safe_load((DATA.parents[1] / "configs" / "musc_mvtec_ad.yaml").read_text())["model"]["init_args"]
+    options = {name: value for name, value in config["reference_options"].items() if name != "taps"}
+    assert config["reference_options"]["taps"] == [6, 12, 18, 24]
+    judge = build_judge(localizer, config["references"], 0, options)
+    keys = [str(index) for index in range(10)]
+    judge.begin(10)
+    for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        count = len(keys[part])
+        embedding = musc["input.class_embedding"][part]
+        judge.collect(keys[part], torch.rand(count, *SIZE), torch.rand(count), tuple(t[part] for t in taps), embedding)
+    judge.judge()
+    maps, scores = judge.recall(keys, torch.device("cpu"))
+    close(2 * maps[:4], musc["expected.map"], 1e-3)
+    close(scores, musc["expected.image_score_rscin_1_2_3"], 2e-3)
+
+
+@pytest.mark.open_clip
+def test_few_shot_maps_are_april_gan_s_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    april_gan, clip = load("april_gan.safetensors"), tower(quick_gelu=True)
     adapters = {key.removeprefix("adapters."): value for key, value in april_gan.items() if key.startswith("adapters.")}
     adapters = build_adapters(adapters, 64, 32).requires_grad_(requires_grad=False)
     localizer = AprilGanLocalizer(clip, PromptEnsemble(), 182, adapters, (3, 6, 9, 12))

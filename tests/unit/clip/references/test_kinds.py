@@ -165,15 +165,15 @@ def test_kept_features_of_any_scale_are_finite() -> None:
     torch.testing.assert_close(batch.distances((kept,)), batch.distances((tap,)), atol=2e-3, rtol=0)
 
 
-def test_a_batch_is_divided_evenly_into_as_few_subsets_as_fit_and_every_subset_is_spread_over_it() -> None:
+def test_a_batch_is_divided_into_as_few_subsets_as_fit() -> None:
     taps = (torch.rand(1, 10, 4, 5),)
     batch = BatchReference()
     bytes_of = {size: size * 200 * (2 + 12) + 4 * 20 * size**2 for size in (6, 7, 20)}
-    assert batch.subsets(20, taps, bytes_of[20]) == [list(range(20))]
-    assert batch.subsets(20, taps, bytes_of[7]) == [[0, 3, 6, 9, 12, 15, 18], [1, 4, 7, 10, 13, 16, 19],
-                                                    [2, 5, 8, 11, 14, 17]]  # fmt: skip
+    assert batch.parts(20, taps, bytes_of[20]) == 1
+    assert batch.parts(20, taps, bytes_of[20] - 1) == 2
+    assert batch.parts(20, taps, bytes_of[7]) == 3
     with pytest.raises(ValueError, match="in subsets of 5 or more"):
-        batch.subsets(20, taps, bytes_of[6] // 2)
+        batch.parts(20, taps, bytes_of[6] // 2)
 
 
 def test_neighbouring_pictures_share_scores_by_their_likeness() -> None:

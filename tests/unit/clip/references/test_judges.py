@@ -1,0 +1,301 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The judges on small tensors: distances, calibrated and joined with the text; pictures collected and recalled."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from anomalib_clipsam.clip.references import (
+    BatchJudge,
+    BatchReference,
+    FewShotJudge,
+    Judge,
+    SelfJudge,
+    build_judge,
+    judges,
+    smooth_scores,
+)
+
+GRID, SIZE = (3, 4), (6, 8)
+
+
+def localizer(**more: object) -> SimpleNamespace:
+    """What a judge asks of a localizer."""
+    about = {"joins_taps": False, "reference_sigma": 0.0, "usual_self_distance": None, "depth": 12}
+    return SimpleNamespace(reference_taps=(3, 6, 9, 12), **{**about, **more})
+
+
+def judge_of(references: str = "none", k_shot: int = 0, known: tuple | None = None, **options: object) -> Judge:
+    return build_judge(localizer(usual_self_distance=known), references, k_shot, options)
+
+
+def looks(number: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Text maps, text scores and two taps of some pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = [torch.randn(1, channels, *GRID, generator=generator) for channels in (5, 7)]
+    taps = tuple(tap + 0.3 * torch.randn(number, *tap.shape[1:], generator=generator) for tap in shared)
+    return torch.rand(number, *SIZE, generator=generator), torch.rand(number, generator=generator), taps
+
+
+def one(looked: tuple, index: int) -> tuple:
+    """The look at one of several pictures."""
+    return (
+        looked[0][index : index + 1],
+        looked[1][index : index + 1],
+        tuple(tap[index : index + 1] for tap in looked[2]),
+    )
+
+
+def collect(judge: BatchJudge, looked: tuple, count: int | None = None, per_batch: int = 2) -> list[str]:
+    """Collect pictures in batches, as a pass does."""
+    number = len(looked[0])
+    keys = [f"picture {index}" for index in range(number)]
+    judge.begin(number if count is None else count)
+    for first in range(0, number, per_batch):
+        part = slice(first, first + per_batch)
+        judge.collect(keys[part], looked[0][part], looked[1][part], tuple(tap[part] for tap in looked[2]))
+    return keys
+
+
+def test_no_reference_is_no_judge() -> None:
+    assert judge_of("none") is None
+
+
+@pytest.mark.parametrize(
+    ("references", "k_shot", "kind"), [("self", 0, SelfJudge), ("batch", 0, BatchJudge), ("self", 2, FewShotJudge)]
+)
+def test_good_parts_go_before_the_pair_s_own_reference(references: str, k_shot: int, kind: type) -> None:
+    assert type(judge_of(references, k_shot)) is kind
+
+
+@pytest.mark.parametrize("known", [(0.1, 0.3), None])
+def test_text_and_reference_meet_as_probabilities_in_the_stated_shares(known: tuple | None) -> None:
+    judge = judge_of("self", known=known, text_share=0.25, text_score_share=0.5, peak_share=0.0)
+    text_map, text_score, taps = looks(2)
+    anomaly_map, score = judge(text_map, text_score, taps)
+    distance = judge.reference(taps, SIZE)
+    if known is None:
+        low, usual, high = (distance.flatten(1).quantile(q, dim=1).view(-1, 1, 1) for q in (0.25, 0.5, 0.75))
+        limit = 6 * (high - low)
+    else:
+        usual, limit = torch.tensor(0.1), torch.tensor(0.2)
+    excess = (distance - usual).clamp(min=0)
+    probability = excess / (excess + limit)
+    torch.testing.assert_close(anomaly_map, 0.25 * text_map + 0.75 * probability)
+    torch.testing.assert_close(score, 0.5 * text_score + 0.5 * probability.flatten(1).amax(dim=1))
+
+
+def test_raw_is_half_the_distance() -> None:
+    looked = looks(6)
+    judge = judge_of("batch", raw=True, text_share=0.0, text_score_share=0.0, peak_share=0.0)
+    anomaly_map, score = judge(*looked)
+    reference = BatchReference()
+    distance = reference.to_map(reference.distances(looked[2]), SIZE)
+    torch.testing.assert_close(anomaly_map, distance / 2)
+    torch.testing.assert_close(score, distance.flatten(1).amax(dim=1) / 2)
+
+
+# ---------------------------------------------------------------- good parts
+
+
+def learn(judge: FewShotJudge, looked: tuple) -> torch.Tensor:
+    """Show good parts, whose looks are given; picture i is all i."""
+    images = torch.arange(len(looked[0])).float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    judge.learn(images, lambda image: one(looked, int(image[0, 0, 0, 0])))
+    return images
+
+
+def test_good_parts_pass_the_thresholds_that_they_say() -> None:
+    judge, good = judge_of(k_shot=4), looks(4)
+    learn(judge, good)
+    left_out = judge.reference.memorise(good[2])
+    maps, scores = judge.combination(*good[:2], judge.calibration(judge.reference.to_map(left_out, SIZE)))
+    assert judge.thresholds.image == pytest.approx(scores.amax().item())
+    assert judge.thresholds.pixel == pytest.approx(maps.amax().item())
+    half = judge_of(k_shot=4, passing_share=0.5)
+    learn(half, good)
+    assert half.thresholds.image == pytest.approx(scores.sort().values[1].item())
+
+
+def test_a_good_part_is_at_distance_0_and_a_foreign_one_is_unlike_nearly_everywhere() -> None:
+    judge, good = judge_of(k_shot=3, text_share=0.0), looks(3)
+    learn(judge, good)
+    assert judge(*one(good, 1))[0].amax() < 1e-5
+    assert (judge.judged, judge.unlike) == (1, 0)
+    judge(*looks(2, seed=9))
+    assert (judge.judged, judge.unlike) == (3, 2)
+
+
+def test_pictures_are_named_by_their_hashes() -> None:
+    judge = judge_of(k_shot=2)
+    images = learn(judge, looks(2))
+    assert judge.sources == tuple(judges.picture_key(image) for image in images)
+    assert len(set(judge.sources)) == 2
+    assert all(len(source) == 64 for source in judge.sources)
+
+
+def test_rotated_parts_are_in_the_memory_too() -> None:
+    shown = []
+
+    def localize(image: torch.Tensor) -> tuple:
+        shown.append(image)
+        return torch.zeros(1, *SIZE), torch.zeros(1), (image,)
+
+    judge = judge_of(k_shot=2, rotate=True)
+    judge.learn(torch.rand(2, 3, 4, 4), localize)
+    assert judge.reference.memory[0].shape == (8 * 16, 3)
+    assert torch.equal(shown[2], torch.rot90(shown[0], 1, dims=(-2, -1)))
+
+
+# ---------------------------------------------------------------- the batch
+
+
+def test_collected_pictures_get_the_answers_of_one_whole_batch() -> None:
+    looked = looks(7)
+    judge, whole = judge_of("batch"), judge_of("batch")
+    keys = collect(judge, looked)
+    assert judge.recall(keys, torch.device("cpu")) is None
+    judge.judge()
+    anomaly_map, score = judge.recall(keys[2:4], torch.device("cpu"))
+    assert anomaly_map.dtype == torch.float32
+    expected_map, expected_score = whole(*looked)
+    torch.testing.assert_close(anomaly_map, expected_map[2:4], atol=3e-3, rtol=0)  # kept in half precision
+    torch.testing.assert_close(score, expected_score[2:4], atol=3e-3, rtol=0)
+    assert judge.recall(["another", keys[0]], torch.device("cpu")) is None
+
+
+def test_a_share_of_the_batch_passes_its_thresholds() -> None:
+    judge = judge_of("batch", passing_share=0.5)
+    keys = collect(judge, looks(8))
+    judge.judge()
+    maps, scores = judge.recall(keys, torch.device("cpu"))
+    assert int((scores <= judge.thresholds.image).sum()) == 4
+    assert int((maps.flatten(1).amax(dim=1) <= judge.thresholds.pixel + 1e-3).sum()) == 4
+
+
+def test_what_is_kept_of_a_picture_is_half_precision_and_features_go_when_they_were_compared() -> None:
+    judge = judge_of("batch")
+    collect(judge, looks(6))
+    assert {grid.dtype for grids in judge._pool.values() for grid in grids} == {torch.float16}
+    assert {entry[0].dtype for entry in judge._texts.values()} == {torch.float16}
+    judge.judge()
+    assert judge._pool == judge._distances == {}
+
+
+def test_a_batch_beyond_the_bound_is_judged_in_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = looks(17)
+    compared = []
+
+    def distances(self: BatchReference, kept: tuple, device: torch.device) -> torch.Tensor:
+        compared.append(len(kept[0]))
+        return torch.rand(len(kept[0]), 2, *GRID, device=device)
+
+    monkeypatch.setattr(BatchReference, "distances", distances)
+    monkeypatch.setattr(BatchReference, "parts", lambda *_: 3)
+    judge = judge_of("batch")
+    keys = collect(judge, looked, per_batch=1)
+    judge.judge()
+    assert compared == [6, 6, 5]
+    assert judge.recall(keys, torch.device("cpu"))[0].shape == (17, *SIZE)
+    compared.clear()
+    collect(judge, looked, per_batch=8)  # the last subset would have one picture, which cannot be judged
+    judge.judge()
+    assert compared == [8, 9]
+
+
+def test_pictures_that_come_twice_judge_once() -> None:
+    judge = judge_of("batch")
+    keys = collect(judge, looks(6), count=8)
+    assert judge.knows(keys[0])
+    judge.skip(2)
+    judge.judge()
+    assert len(judge._answers) == 6
+
+
+def test_three_pictures_judge_themselves_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    looked = looks(3)
+    judge, alone = judge_of("batch"), judge_of("self")
+    keys = collect(judge, looked)
+    with caplog.at_level(logging.WARNING, "anomalib_clipsam"):
+        judge.judge()
+    assert "3 pictures are too few to judge each other, 5 are needed: each is judged by itself" in caplog.text
+    expected = alone(*looked)
+    for found, value in zip(judge.recall(keys, torch.device("cpu")), expected, strict=True):
+        torch.testing.assert_close(found, value, atol=5e-3, rtol=0)
+    assert judge.thresholds is None
+    for found, value in zip(judge_of("batch")(*looked), expected, strict=True):
+        assert torch.equal(found, value)
+
+
+def test_pictures_that_look_alike_share_their_scores() -> None:
+    looked, embedding = looks(6), torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    found = {}
+    for windows in ((), (1, 2)):
+        judge = judge_of("batch", windows=list(windows))
+        keys = [str(index) for index in range(6)]
+        judge.begin(6)
+        judge.collect(keys, *looked, embedding)
+        judge.judge()
+        found[windows] = judge.recall(keys, torch.device("cpu"))
+    torch.testing.assert_close(found[1, 2][1], smooth_scores(found[()][1], embedding, (1, 2)))
+    assert torch.equal(found[1, 2][0], found[()][0])
+    with pytest.raises(ValueError, match="gives no embedding of the image, which `windows` need"):
+        judge.collect(keys, *looked)
+
+
+def test_a_batch_that_was_judged_is_known_by_its_files_and_the_name() -> None:
+    judge = judge_of("batch")
+    collect(judge, looks(5))
+    judge.judge(("a", "b"), "bottle")
+    assert judge.judged_already(("a", "b"), "bottle")
+    assert not judge.judged_already(("a", "b"), "nut")
+    assert not judge.judged_already(("a", "c"), "bottle")
+    judge.begin(0)
+    assert not judge.judged_already(("a", "b"), "bottle")
+    collect(judge, looks(5))
+    judge.judge()
+    assert not judge.judged_already(None, "")
+
+
+# ---------------------------------------------------------------- what is said about a judge
+
+
+def test_settings_change_with_all_that_an_answer_depends_on() -> None:
+    def batch(number: int, **options: object) -> BatchJudge:
+        judge = judge_of("batch", **options)
+        collect(judge, looks(number))
+        judge.judge()
+        return judge
+
+    found = [batch(6), batch(7), batch(6, text_share=0.2), batch(6, peak_share=0.0), batch(6, raw=True)]
+    found += [judge_of("self"), judge_of("self", known=(0.1, 0.2))]
+    for seed in (0, 1):
+        found.append(judge_of(k_shot=2))
+        learn(found[-1], looks(2, seed))
+    assert len({judge.settings() for judge in found}) == len(found)
+    assert batch(6).settings() == batch(6).settings()
+    assert judge_of("self").settings() == judge_of("self").settings()
+
+
+@pytest.mark.parametrize(("depth", "taps"), [(12, [13]), (12, [0, 3]), (12, []), (0, [1])])
+def test_taps_that_there_are_not_are_refused(depth: int, taps: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"taps is \[.*Name some of these, or leave `taps` out"):
+        build_judge(localizer(depth=depth), "self", 0, {"taps": taps})
+
+
+def test_taps_reach_the_localizer_in_their_order() -> None:
+    named = localizer()
+    build_judge(named, "self", 0, {"taps": [12, 6]})
+    assert named.reference_taps == (6, 12)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_outside_its_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="Choose above 0, 1 at most"):
+        judge_of("batch", passing_share=share)
