@@ -71,7 +71,7 @@ def fetch_weights(command: ArgumentParser) -> Run:
 
 
 def verify_weights(command: ArgumentParser) -> Run:
-    """Compare every file that is here with its size and SHA-256. The exit code is 1 if one is damaged."""
+    """Compare every file that is here with its size and hash. The exit code is 1 if one is damaged."""
     del command
 
     def run(_options: Namespace) -> tuple[str, int]:

@@ -25,7 +25,7 @@ HELD_OUT_PAPERS = ("PA_BRG02_RL", "PA_FLR01_TL")
 HELD_OUT_OBJECTS = 8
 """Every eighth photograph of an object is kept for validation, like these materials and papers."""
 
-SOURCES = {"material": 0.25, "object": 0.14, "groceries": 0.04, "steel": 0.04, "shapes": 0.17, "paper": 0.06}
+SOURCES = {"material": 0.2, "object": 0.12, "groceries": 0.03, "steel": 0.04, "shapes": 0.17, "paper": 0.06}
 """Share of each source among the pairs; the rest are drawn parts."""
 
 DRAWN_DEFECTS = (

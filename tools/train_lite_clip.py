@@ -32,7 +32,7 @@ from anomalib_clipsam.clip import PromptEnsemble
 from anomalib_clipsam.clip.build import build_clip
 from anomalib_clipsam.clip.localizers import FeaturePyramid, PyramidLocalizer
 
-IMAGE_SIZE, PAIRS = 256, 8
+IMAGE_SIZE, PAIRS = 256, 6
 NAMES = ("object", "part", "product", "item", "surface", "component", "tile", "sample", "thing", "workpiece")
 DEMO = Path(__file__).parents[1] / "anomalib_clipsam" / "demo"
 VALIDATION = {"material": 40, "object": 30, "paper": 24, "part": 40, "thin": 40}
@@ -100,7 +100,7 @@ def losses_of(logits: torch.Tensor, score: torch.Tensor, mask: torch.Tensor) -> 
     }
 
 
-def rate(step: int, steps: int, warmup: int = 100, cooldown: float = 0.3) -> float:
+def rate(step: int, steps: int, warmup: int = 50, cooldown: float = 0.5) -> float:
     """Share of the learning rate at a step: a linear rise, constant, and a linear fall over the last share of steps.
 
     A run can so be made shorter or longer when it is resumed, with another number of steps.
@@ -154,7 +154,8 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True, help="folder of the photographs")
     parser.add_argument("--steps", type=int, default=6000, help="all steps; the learning rate falls to the last")
     parser.add_argument("--stop", type=float, default=math.inf, help="minutes after which to stop")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="folder of finished weights to begin from")
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--trunk_rate", type=float, default=0.0, help="share of the rate that the tower learns at")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=int, default=500, help="steps from report to report")
@@ -164,20 +165,26 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
+    cv2.setNumThreads(1)  # before the worker is forked, or it may wait for threads that it does not have
     clip = build_clip("lite", quick_gelu=False)
     demo = load_file(DEMO / "clip.safetensors")
     clip.load_state_dict({key: value for key, value in demo.items() if not key.startswith("visual.")}, strict=False)
     clip.visual.trunk.load_state_dict(imagenet_weights(clip.visual.trunk))
+    if args.start:
+        clip.load_state_dict(load_file(args.start / "lite_clip.safetensors"))
     channels = tuple(stage["num_chs"] for stage in clip.visual.trunk.feature_info)
     pyramid = FeaturePyramid(channels, clip.text_projection.shape[1], IMAGE_SIZE // 8)
+    if args.start:
+        pyramid.load_state_dict(load_file(args.start / "lite_adapters.safetensors"))
     localizer = PyramidLocalizer(clip, PromptEnsemble(), IMAGE_SIZE, pyramid)
     texts = torch.stack([localizer.text_of(name) for name in NAMES]).to(device)
     localizer.to(device, memory_format=torch.channels_last)
 
     clip.requires_grad_(requires_grad=False)
     groups = [{"params": [*pyramid.parameters(), *clip.visual.head.parameters()], "share": 1.0}]
-    if args.trunk_rate:
-        groups.append({"params": list(clip.visual.trunk.parameters()), "share": args.trunk_rate})
+    if args.trunk_rate:  # depthwise convolutions stay: their gradient costs as much as all the rest on a CPU
+        tower = [value for name, value in clip.visual.trunk.named_parameters() if value.ndim < 4 or value.shape[1] > 3]
+        groups.append({"params": tower, "share": args.trunk_rate})
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(requires_grad=True)
@@ -234,7 +241,7 @@ def main() -> None:
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         optimizer.step()
         with torch.no_grad():
-            momentum = min(0.998, (1 + step) / (10 + step))
+            momentum = min(0.99, (1 + step) / (10 + step))
             moving = [value for value in localizer.state_dict().values() if value.is_floating_point()]
             averaged = [value for value in average.state_dict().values() if value.is_floating_point()]
             torch._foreach_lerp_(averaged, moving, 1 - momentum)
@@ -242,7 +249,7 @@ def main() -> None:
             smooth[key] = 0.98 * smooth.get(key, value.item()) + 0.02 * value.item()
         minutes = (time.monotonic() - began) / 60
         stops = step == args.steps or minutes > args.stop
-        if step % 250 == 0 or stops:
+        if step % 50 == 0 or stops:
             save(step)
         if step % 50 == 0:
             line = {"step": step, "minutes": round(minutes, 1), **{key: round(x, 4) for key, x in smooth.items()}}

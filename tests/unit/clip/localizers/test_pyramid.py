@@ -15,7 +15,15 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_clipsam.clip import PromptEnsemble, build_clip
 from anomalib_clipsam.clip.build import find_clip_architecture
 from anomalib_clipsam.clip.localizers import FeaturePyramid, PyramidLocalizer, build_pyramid
-from anomalib_clipsam.clip.localizers.pyramid import FAR, LIKE_SHARE, TEMPERATURE, SelfComparison, patch_features
+from anomalib_clipsam.clip.localizers.pyramid import (
+    FAR,
+    LIKE_SHARE,
+    TEMPERATURE,
+    SelfComparison,
+    deviations,
+    magnitude,
+    patch_features,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,18 +89,27 @@ def test_patch_features_weigh_both_stages_alike() -> None:
     assert torch.allclose(features, expected.view(1, 5, 1, 1).expand(1, 5, 4, 4))
 
 
+def test_a_place_deviates_from_the_mean_around_it() -> None:
+    stage = torch.zeros(1, 2, 16, 16)
+    stage[0, :, 6, 6] = torch.tensor([3.0, 4.0])
+    fine, coarse = deviations(stage)
+    # in a cell of 4 whose centre is half a step off, 7 / 8 of its mean in each direction, 1 / 8 of a mean of 0
+    assert torch.allclose(fine[0, :, 6, 6], stage[0, :, 6, 6] * (1 - (7 / 8) ** 2 / 16))
+    assert torch.allclose(coarse[0, :, 6, 6], stage[0, :, 6, 6] * (1 - (11 / 16) ** 2 / 64))
+    assert torch.allclose(magnitude(stage)[0, 0, 6, 6], torch.tensor(12.5**0.5))
+    assert fine[0, :, 12:].abs().max() == 0
+
+
 def test_map_and_score_compare_embeddings_with_the_text(localizer: PyramidLocalizer) -> None:
     image = torch.rand(2, 3, SIZE, SIZE)
     anomaly_map, score = localizer(image)
     taps, last = localizer.tap(image)
     embeddings, added, _ = localizer.pyramid(taps)
     scale = localizer.clip.logit_scale.exp()
-    logits = []
-    for adapted in embeddings:
-        tokens = F.normalize(adapted, dim=1).permute(0, 2, 3, 1)  # (B, h_t, w_t, C)
-        grid = (scale * tokens @ localizer.text.T).permute(0, 3, 1, 2)
-        logits.append(F.interpolate(grid, (SIZE // 4, SIZE // 4), mode="bilinear"))
-    logits = F.interpolate(sum(logits) / 3, (SIZE, SIZE), mode="bilinear")
+    tokens = F.normalize(embeddings, dim=1).permute(0, 2, 3, 1)  # (B, 2 h, 2 w, C)
+    logits = (scale * tokens @ localizer.text.T).permute(0, 3, 1, 2)
+    logits = F.interpolate(logits, (SIZE, SIZE), mode="bilinear")
+    assert embeddings.shape == (2, EMBED, SIZE // 4, SIZE // 4)
     assert torch.allclose(anomaly_map, logits.softmax(1)[:, 1], atol=1e-5)
     visual = localizer.clip.visual
     embedding = visual.head(last.mean((2, 3))) + added
@@ -163,8 +180,8 @@ def test_adapters_are_built_from_their_state_dict(localizer: PyramidLocalizer) -
     built.text = localizer.text
     image = torch.rand(1, 3, SIZE, SIZE)
     assert torch.equal(built(image)[0], localizer(image)[0])
-    del state_dict["adapter_4.weight"]
-    with pytest.raises(ValueError, match=r"1 entries differ, such as 'adapter_4\.weight'"):
+    del state_dict["adapter.weight"]
+    with pytest.raises(ValueError, match=r"1 entries differ, such as 'adapter\.weight'"):
         build_pyramid(state_dict, localizer.clip, SIZE)
 
 
