@@ -233,10 +233,16 @@ def test_config_with_the_papers_metrics(anomalib: Callable, folder_arguments: li
     }
 
 
-@pytest.mark.parametrize("name", ["demo", "mvtec_ad", "visa", "folder"])
-def test_configs_are_understood(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fitting"),
+    [
+        *((name, []) for name in ("demo", "mvtec_ad", "visa", "folder", "few_shot")),
+        ("musc_mvtec_ad", ["--model.clip_size=64", "--model.reference_options.taps=[1,2]"]),  # of the demo's CLIP
+    ],
+)
+def test_configs_are_understood(name: str, fitting: list[str]) -> None:
     """Every ready file parses and its objects are made, with the demo weights in place of the published ones."""
-    cli = AnomalibCLI(["test", f"--config={CONFIGS / name}.yaml", "--model.weights=demo"], run=False)
+    cli = AnomalibCLI(["test", f"--config={CONFIGS / name}.yaml", "--model.weights=demo", *fitting], run=False)
     assert isinstance(cli.model, ClipSam)
     assert cli.datamodule is not None
 
