@@ -232,7 +232,7 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             with torch.set_grad_enabled(args.trunk_rate > 0):
                 taps, last = localizer.tap(image)
-            logits, score, _ = localizer.compare(taps, last, (IMAGE_SIZE, IMAGE_SIZE))
+            logits, score = localizer.compare(taps, last, (IMAGE_SIZE, IMAGE_SIZE))
         losses = losses_of(logits, score, batch["mask"].to(device))
         optimizer.zero_grad()
         sum(losses.values()).backward()
