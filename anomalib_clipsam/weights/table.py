@@ -168,10 +168,10 @@ def _sam(architecture: str, filename: str, size: int, sha256: str) -> WeightFile
     return WeightFile(f"sam_{architecture}", "SAM", architecture, 1024, "Apache-2.0", (hub, url))
 
 
-def _carried(role: str, size: int, sha256: str, localizer: str | None = None) -> WeightFile:
+def _carried(role: str, image_size: int, size: int, sha256: str, localizer: str | None = None) -> WeightFile:
     source = Source(f"lite_{role.lower()}.safetensors", size, sha256)
     name = f"{localizer or role.lower()}_lite"
-    return WeightFile(name, role, "lite", 256, "Apache-2.0", (source,), localizer=localizer)
+    return WeightFile(name, role, "lite", image_size, "Apache-2.0", (source,), localizer=localizer)
 
 
 _CLIP_B = WeightFile(
@@ -243,8 +243,8 @@ WEIGHTS: dict[str, WeightPair] = {
     ),
     "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "lite": WeightPair(
-        _carried("CLIP", 11_978_690, "94f0ac0b8028214c5137ad5d44db1562cbd70706e42df373e76d46ae2faa7cf3"),
-        _carried("SAM", 7_849_976, "e2adfd3707ad54d8085509321834e09e3214443e93fd61dcd97e427597c13d5d"),
+        _carried("CLIP", 320, 11_978_690, "786ea02245310ab85997f43604901bd1bc93dd511dfea1065b43ba39ac986c85"),
+        _carried("SAM", 256, 7_849_976, "efeec94314ff2adc74f0cbfc1bdc6e8a4dc8347b9973c368d94693ae75efa169"),
         map_size=256,
         localizer="pyramid",
     ),
@@ -291,7 +291,11 @@ def _crane(trained_on: str, sha256: str) -> WeightFile:
 
 _LEARNED = (
     _carried(
-        "adapters", 1_181_616, "ab563bf80ed9e99d1ea61ec13e67093d61c629ba2e6318a4d0ac2fb1584a984d", localizer="pyramid"
+        "adapters",
+        320,
+        1_185_696,
+        "719b2a97f39a904884ef70f74f65854df6755027ef6bf4b8a1386d3efcb99269",
+        localizer="pyramid",
     ),
     _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),
     _crane(MVTEC_AD, "dc9bf1584c8abd8744f39e9607fdea8a04c8d30aa147de595d22bf444488e4c8"),
