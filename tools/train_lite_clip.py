@@ -7,7 +7,7 @@ The image tower starts from EfficientNet-Lite0's ImageNet weights and learns at 
 stages stay good references; the text tower is the demo CLIP's. The pyramid and the projection of the image embedding
 learn. Pictures come in pairs, the same one with and without its defect, drawn anew for every step; the same seed and
 step give the same batch, so that a run that was stopped goes on exactly as it would have. What is kept for validation
-is never trained on. ``--start`` begins from finished weights; ``docs/training.md`` has the commands of the carried ones.
+is never trained on. ``--start`` begins from finished weights. The commands of the carried ones are in docs/training.md.
 
     python tools/train_lite_clip.py --photographs ../shared/photos --trunk_rate 0.15 --steps 3000
 """
