@@ -1,14 +1,15 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the adapters of the carried "lite" CLIP on photographs with drawn-in defects and on drawn parts.
+"""Train the carried "lite" CLIP and its adapters on photographs with drawn-in defects and on drawn parts.
 
-The image tower is EfficientNet-Lite0 with its ImageNet weights and stays as it is, so that its stages serve as
-references too; the text tower is the demo CLIP's. The pyramid and the projection of the image embedding learn. Pictures
-come in pairs, the same one with and without its defect, drawn anew for every step; the same seed and step give the same
-batch, so that a run that was stopped goes on exactly as it would have. What is kept for validation is never trained on.
+The image tower starts from EfficientNet-Lite0's ImageNet weights and learns at a fraction of the rate, so that its
+stages stay good references; the text tower is the demo CLIP's. The pyramid and the projection of the image embedding
+learn. Pictures come in pairs, the same one with and without its defect, drawn anew for every step; the same seed and
+step give the same batch, so that a run that was stopped goes on exactly as it would have. What is kept for validation
+is never trained on. ``--start`` begins from finished weights. The commands of the carried ones are in docs/training.md.
 
-    python tools/train_lite_clip.py --photographs ../shared/photos --steps 6000
+    python tools/train_lite_clip.py --photographs ../shared/photos --trunk_rate 0.15 --steps 3000
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, required=True, help="folder of the photographs")
-    parser.add_argument("--steps", type=int, default=6000, help="all steps; the learning rate falls to the last")
+    parser.add_argument("--steps", type=int, default=3000, help="all steps; the learning rate falls to the last")
     parser.add_argument("--stop", type=float, default=math.inf, help="minutes after which to stop")
     parser.add_argument("--start", type=Path, help="folder of finished weights to begin from")
     parser.add_argument("--lr", type=float, default=5e-4)
