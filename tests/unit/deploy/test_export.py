@@ -80,7 +80,7 @@ def test_metadata(model: ClipSam) -> None:
         "pixel_min": 0.0,
         "pixel_max": 1.0,
     }
-    assert "size=[256, 256]" in json.loads(metadata["preprocessing"])["in_the_graph"]
+    assert "size=[320, 320]" in json.loads(metadata["preprocessing"])["in_the_graph"]
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "openvino", "nncf"])
