@@ -130,8 +130,8 @@ class PointPromptGenerator(nn.Module):
             ranked list, where n map pixels cover the area of ``interval`` canvas pixels).
         interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400; our default was chosen on the
             validation pictures of the carried SAM (``docs/training.md``).
-        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25; our default
-            was chosen in the same way.
+        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25; our
+            default was chosen on drawn parts (``docs/ablation.md``).
         negatives (str): ``"least_similar"`` or ``"most_similar"``: which ring points become negative points.
 
     Raises:
