@@ -447,7 +447,7 @@ def test_wrong_argument_of_a_command(fails: Callable, parts: Path, argument: str
         ({"ppg": 3}, TypeError, "ppg is 3, but must be of the type dict or None"),
         ({"map_size": 0}, ValueError, "map_size is 0; it must be a number of pixels above 0"),
         ({"map_size": "518"}, TypeError, "map_size is '518', but must be of the type int or None"),
-        ({"clip_size": 100}, ValueError, "clip_size is 100; it must be a multiple of the patch size, 8"),
+        ({"clip_size": 100}, ValueError, "clip_size is 100; it must be a multiple of 32"),
         ({"refine": "no"}, TypeError, "refine is 'no', but must be of the type bool"),
         ({"post_processor": None}, TypeError, "post_processor is None, but must be of the type Module or bool"),
         ({"class_name": ""}, ValueError, "class_name is empty. Name the part"),
