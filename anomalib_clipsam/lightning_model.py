@@ -193,7 +193,8 @@ class ClipSam(AnomalibModule):
             msg = f"map_size is {map_size}; it must be a number of pixels above 0, such as 518."
             raise ValueError(msg)
         sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
-        image_size = sam_row.image_size if refine else map_size
+        clip_size = pair.clip.image_size if clip_size is None else clip_size
+        image_size = max(sam_row.image_size if refine else map_size, clip_size)  # what either of the two sees
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((image_size, image_size))
         super().__init__(
@@ -213,7 +214,7 @@ class ClipSam(AnomalibModule):
         self._localizer_name, self._adapters = localizer, adapters
         self._learned = self._choose_learned(None)
         ensemble = PromptEnsemble() if prompts is None else PromptEnsemble.from_file(prompts)
-        generator = PointPromptGenerator(frame_size=image_size, **group(ppg, PpgArguments, "ppg"))
+        generator = PointPromptGenerator(frame_size=sam_row.image_size, **group(ppg, PpgArguments, "ppg"))
         fuse = Fusion(**group(fusion, FusionArguments, "fusion"))
         cascade = partial(CascadedPrompts, **group(cps, CpsArguments, "cps"))
         clip_row = replace(
@@ -259,7 +260,7 @@ class ClipSam(AnomalibModule):
         announce([row for row, own in rows if row is not None and not own])
         built = localizer_class.build(
             ensemble,
-            pair.clip.image_size if clip_size is None else clip_size,
+            clip_size,
             clip=partial(load_clip, clip_row, clip_weights),
             adapters=partial(load_adapters, adapters),
         )
@@ -322,8 +323,9 @@ class ClipSam(AnomalibModule):
         if row != self._learned:
             self.model.localizer.use_learned(load_adapters(row.name))
             self._learned, self._weight_names["adapters"] = row, row.name
-        logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
-        if row.trained_on == tested_on:
+        if row.trained_on is not None:
+            logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+        if tested_on is not None and row.trained_on == tested_on:
             logger.warning(
                 "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
                 row.name,
@@ -734,8 +736,9 @@ def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> st
     """Choose the localizer that fits the other arguments: the pair's own, unless they speak against it."""
     if adapters in LEARNED:
         return LEARNED[adapters].localizer
-    may_be_learned = adapters is not None and prompts is None
-    return own if may_be_learned or not LOCALIZERS[own].needs_adapters else "dense"
+    own_prompts = prompts is not None and not LOCALIZERS[own].uses_class_name
+    no_adapters = adapters is None and LOCALIZERS[own].needs_adapters
+    return "dense" if own_prompts or no_adapters else own
 
 
 def _find_localizer(name: str, adapters: str | None) -> type[Localizer]:

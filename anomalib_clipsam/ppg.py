@@ -129,9 +129,9 @@ class PointPromptGenerator(nn.Module):
         spacing (str): ``"distance"`` (no two points closer than ``interval``) or ``"rank"`` (every n-th pixel of the
             ranked list, where n map pixels cover the area of ``interval`` canvas pixels).
         interval (float): Spacing in pixels of the 1024 px canvas. The paper writes 400; our default was chosen on the
-            demo's training categories (``docs/ablation.md``).
-        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25; our default
-            was chosen in the same way.
+            validation pictures of the carried SAM (``docs/training.md``).
+        kernel_size (int): Side of the dilation kernel in pixels of the canvas, odd. The paper's best is 25; our
+            default was chosen on drawn parts (``docs/ablation.md``).
         negatives (str): ``"least_similar"`` or ``"most_similar"``: which ring points become negative points.
 
     Raises:
@@ -143,10 +143,10 @@ class PointPromptGenerator(nn.Module):
         frame_size: int = 1024,
         min_score: float = 0.4,
         region_ratio: float = 0.5,
-        num_positives: int = 3,
+        num_positives: int = 5,
         num_negatives: int = 6,
         spacing: str = "distance",
-        interval: float = 50.0,
+        interval: float = 100.0,
         kernel_size: int = 101,
         negatives: str = "least_similar",
     ) -> None:

@@ -384,7 +384,7 @@ def build_pipeline(architecture: str) -> torch.nn.Module:
     from anomalib_clipsam import ClipSam
     from anomalib_clipsam.passes.processing import ClipSamPreProcessor
 
-    module = ClipSam(weights="demo", class_name="object").eval()
+    module = ClipSam(weights="lite", class_name="object").eval()
     module.model, module.pre_processor = build_clip_sam(architecture), ClipSamPreProcessor(1024)
     return module
 

@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per_category", type=int, default=8, help="pictures drawn of each training category")
     args = parser.parse_args()
-    model = ClipSam(weights="demo").eval()
+    model = ClipSam(weights="lite").eval()
     defaults = defaults_of(model)
     names = ("num_positives", "num_negatives", "spacing", "interval", "kernel_size", "negatives")
     arguments = {"frame_size": model.model.sam.image_encoder.img_size, **{name: defaults[name] for name in names}}

@@ -29,7 +29,7 @@ DEMO_CONFIG = {
 LITE_CONFIG = {
     **DEMO_CONFIG,
     "vision_cfg": {
-        "image_size": 256,
+        "image_size": 320,
         "timm_model_name": "tf_efficientnet_lite0",
         "timm_model_pretrained": False,
         "timm_pool": "avg",

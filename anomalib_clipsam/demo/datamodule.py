@@ -15,7 +15,7 @@ Example:
 
     After ``prepare_data`` the folder is::
 
-        datasets/DrawnParts/capsule/
+        datasets/DrawnParts/leather/
         ├── drawn.json        version of the drawing code, and the digest of each file
         ├── train/good/       000.png ... 009.png
         ├── test/good/        000.png ... 019.png
@@ -61,7 +61,7 @@ class DrawnParts(AnomalibDataModule):
     Args:
         root (Path | str | None): Folder of the data set; with None, a folder of anomalib's data set cache.
             Defaults to ``"./datasets/DrawnParts"``.
-        category (str): One of ``anomalib_clipsam.demo.drawing.CATEGORIES``. Defaults to ``"capsule"``.
+        category (str): One of ``anomalib_clipsam.demo.drawing.CATEGORIES``. Defaults to ``"leather"``.
         train_batch_size (int): Training batch size. Defaults to ``8``.
         eval_batch_size (int): Test batch size. Defaults to ``8``.
         num_workers (int): Number of workers. Defaults to ``0``.
@@ -84,7 +84,7 @@ class DrawnParts(AnomalibDataModule):
     def __init__(
         self,
         root: Path | str | None = "./datasets/DrawnParts",
-        category: str = "capsule",
+        category: str = "leather",
         train_batch_size: int = 8,
         eval_batch_size: int = 8,
         num_workers: int = 0,

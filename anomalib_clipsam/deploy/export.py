@@ -46,8 +46,10 @@ OPTIMIZE = False
 ONE_FILE_BYTES = 2**31 - 2**20
 """Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
 weights in a second file beside it."""
-ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.", ".image_encoder.trunk.stages.")
+ENCODER_BLOCKS = (".visual.transformer.", ".visual.trunk.", ".image_encoder.blocks.", ".image_encoder.trunk.")
 """What marks the names of weights in the blocks of CLIP's and SAM's image encoders."""
+ENCODER_LAYERS = ("MatMul", "Convolution", "GroupConvolution")
+"""OpenVINO's names of the layers there that hold nearly all of the work."""
 INPUTS = ("input", "clip_map")
 """Names of the refiner's inputs; other graphs have the first alone."""
 EXAMPLE = (2, 3, 32, 32)
@@ -300,7 +302,7 @@ def _compress(model: Model, compression: CompressionType, datamodule: AnomalibDa
 
 
 def _quantize_encoders(model: Model, datamodule: AnomalibDataModule) -> Model:
-    """Quantize the linear layers of the two image encoders: nearly all of the work.
+    """Quantize the layers of the two image encoders: nearly all of the work.
 
     anomalib quantizes the whole graph, which costs SAM's mask: PPG's points and the decoder's passes depend on
     differences that 8 bits cannot resolve (figures in ``docs/deploy.md``).
@@ -464,8 +466,8 @@ def _name_types(model: ModelProto) -> None:
 
 
 def _is_encoder_layer(node: Node) -> bool:
-    """Say whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
-    if node.get_type_name() != "MatMul":
+    """Say whether a node of OpenVINO's is a layer in a block of CLIP's or SAM's image encoder."""
+    if node.get_type_name() not in ENCODER_LAYERS:
         return False
     source = node.input_value(1).get_node()
     while source.get_type_name() in ("Convert", "Transpose"):

@@ -168,9 +168,10 @@ def _sam(architecture: str, filename: str, size: int, sha256: str) -> WeightFile
     return WeightFile(f"sam_{architecture}", "SAM", architecture, 1024, "Apache-2.0", (hub, url))
 
 
-def _demo(role: str, image_size: int, size: int, sha256: str) -> WeightFile:
-    source = Source(f"{role.lower()}.safetensors", size, sha256)
-    return WeightFile(f"{role.lower()}_demo", role, "demo", image_size, "Apache-2.0", (source,))
+def _carried(role: str, image_size: int, size: int, sha256: str, localizer: str | None = None) -> WeightFile:
+    source = Source(f"lite_{role.lower()}.safetensors", size, sha256)
+    name = f"{localizer or role.lower()}_lite"
+    return WeightFile(name, role, "lite", image_size, "Apache-2.0", (source,), localizer=localizer)
 
 
 _CLIP_B = WeightFile(
@@ -241,12 +242,14 @@ WEIGHTS: dict[str, WeightPair] = {
         localizer="crane",  # of what can be fetched the best at image level, and near the best in F1-max
     ),
     "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
-    "demo": WeightPair(
-        _demo("CLIP", 160, 8_818_306, "a56e36bddb16a39ddf9230e0914eb980303e3525ec67655f3742e55901dd6480"),
-        _demo("SAM", 192, 5_600_720, "398ebb8300492ef234f2caaf14878f525a38662f782a030fa478cde06d34bf86"),
-        map_size=192,
+    "lite": WeightPair(
+        _carried("CLIP", 320, 11_978_690, "d9a02f5803954f56cca5c330a851ba5501d8782007dd2252f0cad60752c3918f"),
+        _carried("SAM", 256, 7_849_976, "efeec94314ff2adc74f0cbfc1bdc6e8a4dc8347b9973c368d94693ae75efa169"),
+        map_size=256,
+        localizer="pyramid",
     ),
 }
+WEIGHTS["demo"] = WEIGHTS["lite"]  # its name in version 0.1
 
 
 VISA, MVTEC_AD = "VisA", "MVTec AD"
@@ -287,6 +290,13 @@ def _crane(trained_on: str, sha256: str) -> WeightFile:
 
 
 _LEARNED = (
+    _carried(
+        "adapters",
+        320,
+        1_185_696,
+        "6607f013d2a271392d29cb16e3c7980f4f266c91df8471d872ca639a94588e95",
+        localizer="pyramid",
+    ),
     _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),
     _crane(MVTEC_AD, "dc9bf1584c8abd8744f39e9607fdea8a04c8d30aa147de595d22bf444488e4c8"),
     # The folder without a data set's name is the one trained on VisA; "_visa" is what the other was tested on.
@@ -310,7 +320,7 @@ def learned_for(localizer: str, tested_on: str | None = None) -> WeightFile:
 
     Returns:
         WeightFile: The first row that was not trained on it: of published weights those trained on VisA, those trained
-        on MVTec AD if VisA is tested.
+        on MVTec AD if VisA is tested; the carried ones know neither.
 
     Raises:
         ValueError: If none are published for it.
@@ -339,7 +349,7 @@ def get_weights(name: str) -> WeightPair:
     """Look a pair up in the table.
 
     Args:
-        name (str): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``.
+        name (str): A key of :data:`WEIGHTS`.
 
     Returns:
         WeightPair: The pair.
@@ -357,7 +367,7 @@ def find_sam(architecture: str) -> WeightFile:
     """Look SAM's weights up by their architecture.
 
     Args:
-        architecture (str): ``"vit_h"``, ``"vit_l"``, ``"vit_b"`` or ``"demo"``.
+        architecture (str): ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, ``"vit_t"`` or ``"lite"``.
 
     Returns:
         WeightFile: The row of the table.

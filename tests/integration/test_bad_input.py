@@ -384,7 +384,7 @@ def test_checkpoint_that_is_missing(fails: Callable, parts: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("argument", "code", "said"),
     [
-        ("weights=vit_x", 1, "Unknown weights 'vit_x'. Choose one of vit_h, vit_l, vit_b, mobile, demo"),
+        ("weights=vit_x", 1, "Unknown weights 'vit_x'. Choose one of vit_h, vit_l, vit_b, mobile, lite, demo"),
         ("ppg.kernel_size=4", 1, "kernel_size is 4, but a dilation needs an odd number of at least 3"),
         ("class_name=", 1, "class_name is empty. Name the part"),
         ("ppg.num_positives=three", 2, "Expected a <class 'int'>. Got value: three"),
@@ -447,7 +447,7 @@ def test_wrong_argument_of_a_command(fails: Callable, parts: Path, argument: str
         ({"ppg": 3}, TypeError, "ppg is 3, but must be of the type dict or None"),
         ({"map_size": 0}, ValueError, "map_size is 0; it must be a number of pixels above 0"),
         ({"map_size": "518"}, TypeError, "map_size is '518', but must be of the type int or None"),
-        ({"clip_size": 100}, ValueError, "clip_size is 100; it must be a multiple of the patch size, 8"),
+        ({"clip_size": 100}, ValueError, "clip_size is 100; it must be a multiple of 32"),
         ({"refine": "no"}, TypeError, "refine is 'no', but must be of the type bool"),
         ({"post_processor": None}, TypeError, "post_processor is None, but must be of the type Module or bool"),
         ({"class_name": ""}, ValueError, "class_name is empty. Name the part"),

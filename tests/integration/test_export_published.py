@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.clip import build_clip
 from anomalib_clipsam.sam import build_sam
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ClipSam:
-    """The demo's CLIP with learned prompts, and MobileSAM; every picture goes to SAM."""
+    """A small CLIP of random weights with learned prompts, and MobileSAM; every picture goes to SAM."""
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
     torch.set_num_threads(2)
@@ -45,8 +46,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ClipSam:
         if "bn.weight" in name or "attention_biases" in name:  # zero in part until they are trained
             torch.nn.init.uniform_(parameter, 0.5, 1.0)
     save_file(sam.state_dict(), folder / "sam.safetensors")
+    save_file(build_clip("demo", quick_gelu=True).state_dict(), folder / "clip.safetensors")
     return ClipSam(
-        "demo",
+        "lite",
+        clip_architecture="demo",
+        clip_weights=str(folder / "clip.safetensors"),
         localizer="crane",
         adapters=str(folder / "prompts.pth"),
         sam_architecture="vit_t",

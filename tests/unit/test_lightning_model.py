@@ -34,7 +34,7 @@ from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.weights import store
-from anomalib_clipsam.weights.table import LEARNED, WEIGHTS
+from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,12 +62,11 @@ def _random_weights(random_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load those in the place of the carried ones."""
     monkeypatch.setattr(store, "CARRIED", random_demo)
     rows = {}
-    for role in ("clip", "sam"):
-        row = getattr(WEIGHTS["demo"], role)
-        file = random_demo / row.sources[0].filename
-        source = replace(row.sources[0], size=file.stat().st_size, sha256=hash_file(file))
-        rows[role] = replace(row, sources=(source,))
-    monkeypatch.setitem(WEIGHTS, "demo", replace(WEIGHTS["demo"], **rows))
+    for role, side in (("clip", 160), ("sam", 192)):
+        file = random_demo / f"{role}.safetensors"
+        source = Source(file.name, file.stat().st_size, hash_file(file))
+        rows[role] = WeightFile(f"{role}_demo", role.upper(), "demo", side, "Apache-2.0", (source,))
+    monkeypatch.setitem(WEIGHTS, "demo", WeightPair(**rows, map_size=192))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +154,7 @@ def test_carried_weights_predict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     model = ClipSam(weights="demo", class_name="part").eval()
     batch = model(torch.rand(1, 3, 300, 200))
-    assert batch.anomaly_map.shape == batch.pred_mask.shape == (1, 192, 192)
+    assert batch.anomaly_map.shape == batch.pred_mask.shape == (1, 256, 256)
     for values in (batch.anomaly_map, batch.pred_score):
         assert values.amin() >= 0
         assert values.amax() <= 1

@@ -26,7 +26,15 @@ FEATURES = torch.ones(1, 2, 8, 8)
 
 def generator(**arguments: object) -> PointPromptGenerator:
     return PointPromptGenerator(
-        **{"frame_size": 16, "min_score": 0.5, "region_ratio": 0.5, "num_negatives": 3, **arguments}
+        **{
+            "frame_size": 16,
+            "min_score": 0.5,
+            "region_ratio": 0.5,
+            "num_positives": 3,
+            "num_negatives": 3,
+            "interval": 50.0,
+            **arguments,
+        }
     )
 
 

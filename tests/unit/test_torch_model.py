@@ -67,7 +67,7 @@ def build(sam: Sam) -> Build:
         return ClipSamModel(
             localizer or RedLocalizer(),
             map_size,
-            PointPromptGenerator(FRAME, **{"min_score": 0.6, "num_negatives": 3, **parts}),
+            PointPromptGenerator(FRAME, **{"min_score": 0.6, "num_positives": 3, "num_negatives": 3, **parts}),
             cascade,
             fusion,
         ).eval()

@@ -6,7 +6,7 @@
 A CNN keeps places that a ViT of this size does not, and ImageNet's features tell surfaces apart that no drawn picture
 shows. Its stages are the taps; each is adapted and joined with the coarser ones as in a feature pyramid, and the finest
 is projected to CLIP's embedding space and compared with the normal and the abnormal text. What no other patch of the
-picture looks like is told to the pyramid at 1/8 of the side.
+picture looks like is told to the pyramid at 1/8 of the side, and raises the log-odds once more at the end.
 
 Letters: B images, H W map, h w grid at 1/8 of the side, N = h * w patches, M = N / 4 references, C embedding, F width
 of the pyramid, D features of a patch, T stages.
@@ -45,6 +45,9 @@ FAR = 3
 TEMPERATURE = 0.03
 """Of the softmax over cosines that a patch is rebuilt with."""
 
+
+SELF_WEIGHT = 0.3
+"""What one standard deviation of a patch's distance to its own picture adds to its log-odds; chosen on validation."""
 
 SURROUNDINGS = (4, 8)
 """Sides of the surroundings that a place of a fine stage is compared with, in steps of its grid."""
@@ -100,6 +103,12 @@ class SelfComparison(nn.Module):
         residual = tokens - rebuilt.transpose(1, 2)
         distances = 1 - torch.stack([like, nearest], dim=1)
         return distances.unflatten(-1, patches.shape[-2:]), residual.unflatten(-1, patches.shape[-2:])
+
+
+def standardise(distances: torch.Tensor) -> torch.Tensor:
+    """Bring distances ``(B, 1, h, w)`` to mean 0 and deviation 1 over each picture; equal ones to 0."""
+    centred = distances - distances.mean((2, 3), keepdim=True)
+    return centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + 1e-3)
 
 
 def deviations(stage: torch.Tensor) -> list[torch.Tensor]:
@@ -209,6 +218,7 @@ class PyramidLocalizer(ClipLocalizer):
     needs_adapters = True
     joins_taps = True
     reference_sigma = 3.0
+    usual_self_distance = (0.197, 0.379)  # of 60 photographs of objects and 60 of materials, none damaged
 
     def __init__(self, clip: CLIP, ensemble: PromptEnsemble, image_size: int, pyramid: FeaturePyramid) -> None:
         if image_size < 64 or image_size % 32:
@@ -246,9 +256,7 @@ class PyramidLocalizer(ClipLocalizer):
         last, taps = self.clip.visual.trunk.forward_intermediates(self._normalise(image))
         return tuple(taps), last
 
-    def compare(
-        self, taps: Taps, last: torch.Tensor, size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def compare(self, taps: Taps, last: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the adapted stages with the text.
 
         Args:
@@ -257,21 +265,26 @@ class PyramidLocalizer(ClipLocalizer):
             size (tuple[int, int]): Height and width of the map.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor, torch.Tensor]: Log-odds of the abnormal text per pixel ``(B, H, W)`` and
-            for the image ``(B,)``, and distances of the self reference ``(B, 2, h, w)``.
+            tuple[torch.Tensor, torch.Tensor]: Log-odds of the abnormal text per pixel ``(B, H, W)``, raised where a
+            place is unlike the rest of the picture, and for the image ``(B,)``.
         """
         visual = self.clip.visual
-        embedding = visual.head(visual.trunk.forward_head(last))
-        embeddings, added, distances = self.pyramid(taps)
-        with full_precision(embedding.device.type):
+        own = visual.head(visual.trunk.forward_head(last))
+        adapted, added, distances = self.pyramid(taps)
+        with full_precision(own.device.type):
             direction = self.clip.logit_scale.exp() * (self.text[1] - self.text[0])  # (C,)
-            odds = (F.normalize(embeddings.float(), dim=1) * direction.view(-1, 1, 1)).sum(1, keepdim=True)
+            odds = (F.normalize(adapted.float(), dim=1) * direction.view(-1, 1, 1)).sum(1, keepdim=True)
+            unlike = standardise(distances[:, :1].float())
+            odds = odds + SELF_WEIGHT * F.interpolate(unlike, odds.shape[-2:], mode="bilinear", align_corners=False)
             odds = F.interpolate(odds, size, mode="bilinear", align_corners=False)
-            return odds.squeeze(1), F.normalize((embedding + added).float(), dim=-1) @ direction, distances
+            embedding = F.normalize((own + added).float(), dim=-1)
+            if not torch.compiler.is_compiling():
+                self.embedding = embedding
+            return odds.squeeze(1), embedding @ direction
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         taps, last = self.tap(image)
-        odds, score, _ = self.compare(taps, last, tuple(image.shape[-2:]))
+        odds, score = self.compare(taps, last, tuple(image.shape[-2:]))
         return odds.sigmoid(), score.sigmoid(), taps[2:4] if tapped else ()
 
 

@@ -57,7 +57,7 @@ class ViTLocalizer(ClipLocalizer):
             spaced, as by APRIL-GAN and MuSc.
 
     Raises:
-        ValueError: If the image size is no multiple of the patch size.
+        ValueError: If the image size is no multiple of the patch size, or CLIP has no ViT.
     """
 
     position_resize: ClassVar[tuple[str, bool]] = ("bicubic", True)
@@ -65,6 +65,9 @@ class ViTLocalizer(ClipLocalizer):
 
     def __init__(self, clip: CLIP, ensemble: PromptEnsemble, image_size: int) -> None:
         super().__init__(clip, ensemble, image_size)
+        if not hasattr(clip.visual, "transformer"):
+            msg = "This localizer reads the tokens of a ViT, and this CLIP has a CNN. Choose localizer='pyramid'."
+            raise ValueError(msg)
         patch = clip.visual.patch_size[0]
         if image_size < patch or image_size % patch:
             msg = f"clip_size is {image_size}; it must be a multiple of the patch size, {patch}."

@@ -13,12 +13,12 @@ from anomalib_clipsam.clip.references.judges import (
     BatchJudge,
     FewShotJudge,
     Judge,
-    ReferenceOptions,
     SelfJudge,
     Thresholds,
     build_judge,
     picture_key,
 )
+from anomalib_clipsam.clip.references.options import ReferenceOptions
 from anomalib_clipsam.clip.references.self_reference import SelfReference
 
 __all__ = [

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.deploy.export import LocalizerPart, RefinerPart
+from anomalib_clipsam.sam import build_sam
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_metadata(model: ClipSam) -> None:
         "pixel_min": 0.0,
         "pixel_max": 1.0,
     }
-    assert "size=[192, 192]" in json.loads(metadata["preprocessing"])["in_the_graph"]
+    assert "size=[320, 320]" in json.loads(metadata["preprocessing"])["in_the_graph"]
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "openvino", "nncf"])
@@ -147,9 +148,9 @@ def test_no_parts_without_sam(tmp_path: Path) -> None:
         ClipSam(weights="demo", refine=False).to_parts(tmp_path)
 
 
-def test_batch_size_stays_free_where_attention_is_in_chunks(model: ClipSam, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in SAM's published sizes; the demo's is so small that all queries are attended at once."""
-    attention = model.model.sam.image_encoder.blocks[0].attn
+def test_batch_size_stays_free_where_attention_is_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in SAM's published sizes; the small one is so small that all queries are attended at once."""
+    attention = build_sam("demo").image_encoder.blocks[0].attn
     side = attention.rel_pos_h.shape[0] // 2 + 1
     row_bytes = attention.num_heads * side**3 * 4
     monkeypatch.setattr("anomalib_clipsam.sam.encoder.BIAS_BYTES", 4 * row_bytes)  # 4 rows of one, 2 of two

@@ -44,10 +44,10 @@ def test_panels_follow_the_method_and_have_the_proportions_of_the_file(
     item = ImageItem(
         image=image[0],
         image_path=str(tmp_path / "wide.png"),
-        gt_mask=torch.zeros(192, 192, dtype=torch.bool),
+        gt_mask=torch.zeros(256, 256, dtype=torch.bool),
         pred_score=torch.tensor(0.71),
         pred_label=torch.tensor(True),
-        pred_mask=torch.ones(192, 192, dtype=torch.bool),
+        pred_mask=torch.ones(256, 256, dtype=torch.bool),
     )
     panels = draw_item(model.model, image, item, 150)
     stages = model.model.stages(image)
@@ -66,14 +66,14 @@ def test_panels_follow_the_method_and_have_the_proportions_of_the_file(
     points = panels[list(panels)[3]]
     (x, y), label = stages.prompts.coords[0, 0].tolist(), labels[0]
     assert label == 1
-    column, row = int((x + 0.5) * 150 / 192), int((y + 0.5) * 100 / 192)
+    column, row = int((x + 0.5) * 150 / 256), int((y + 0.5) * 100 / 256)
     found = near(points, POSITIVE)[max(0, row - 5) : row + 6, max(0, column - 5) : column + 6]
     assert found.sum() > 20  # the disc lies where the point is, in a panel of other proportions than the frame
     box = near(panels["Mask 3: + box, mask 2"], BOX)
     x0, y0, x1, y1 = stages.cascade.box[0].tolist()
     rows, columns = np.nonzero(box)
     assert [columns.min(), rows.min(), columns.max(), rows.max()] == pytest.approx(
-        [x0 * 150 / 192, y0 * 100 / 192, x1 * 150 / 192, y1 * 100 / 192], abs=2
+        [x0 * 150 / 256, y0 * 100 / 256, x1 * 150 / 256, y1 * 100 / 256], abs=2
     )
 
 

@@ -57,7 +57,7 @@ def test_demo_has_the_keys_of_the_published_ones() -> None:
 
 def test_demo_frame_and_logits() -> None:
     model = build_sam("demo")
-    assert model.image_encoder.img_size == find_sam("demo").image_size == 192
+    assert model.image_encoder.img_size == 192
     assert model.prompt_encoder.input_image_size == (192, 192)
     grid = model.prompt_encoder.image_embedding_size
     assert model.prompt_encoder.mask_input_size == (4 * grid[0], 4 * grid[1])
@@ -74,4 +74,6 @@ def test_unknown_architecture(architecture: str) -> None:
 
 
 def test_every_name_can_be_found_in_the_table() -> None:
-    assert [find_sam(name).architecture for name in SAM_ARCHITECTURES] == list(SAM_ARCHITECTURES)
+    """But that of the small ViT, which is for tests: none of its weights are carried."""
+    names = [name for name in SAM_ARCHITECTURES if name != "demo"]
+    assert [find_sam(name).architecture for name in names] == names

@@ -21,7 +21,7 @@ from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import load
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam, read_state_dict
 from anomalib_clipsam.weights.store import explicit_file
-from anomalib_clipsam.weights.table import LEARNED, WeightFile, find_sam, get_weights
+from anomalib_clipsam.weights.table import LEARNED, WeightFile, find_sam, get_weights, pair_files
 
 SMALL_CLIP = {
     "embed_dim": 16,
@@ -207,15 +207,16 @@ def test_clip_is_the_same_in_every_form(
 def test_sam_from_a_file(sam, tmp_path: Path, form: str, dtype: torch.dtype) -> None:
     state_dict = {key: value.to(dtype) for key, value in sam.state_dict().items()}
     save_file(state_dict, tmp_path / form) if form.endswith("tensors") else torch.save(state_dict, tmp_path / form)
-    loaded = load_sam(find_sam("demo"), str(tmp_path / form))
+    loaded = load_sam(replace(find_sam("lite"), architecture="demo"), str(tmp_path / form))
     assert not loaded.training
     assert same(loaded.state_dict(), {key: value.float() for key, value in state_dict.items()})
 
 
 def test_carried_weights_load() -> None:
-    row = get_weights("demo")
-    for model in (load_clip(row.clip), load_sam(row.sam)):
-        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    clip, sam, adapters = pair_files("lite")
+    for weights in (load_clip(clip).state_dict(), load_sam(sam).state_dict(), load_adapters(adapters.name)):
+        assert weights
+        assert all(torch.isfinite(value).all() for value in weights.values())
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_file_that_does_not_fit(sam, tmp_path: Path, change: str, key: str, foun
         rf"\(file: {found}, architecture: {expected}\)"
     )
     with pytest.raises(ValueError, match=message):
-        load_sam(find_sam("demo"), str(tmp_path / "sam.pth"))
+        load_sam(replace(find_sam("lite"), architecture="demo"), str(tmp_path / "sam.pth"))
 
 
 def test_first_wrong_key_is_named(sam, tmp_path: Path) -> None:
@@ -254,24 +255,24 @@ def test_first_wrong_key_is_named(sam, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=rf"{2 * len(state_dict)} of {len(state_dict)} entries differ, such as '{first}'"
     ):
-        load_sam(find_sam("demo"), str(tmp_path / "sam.pth"))
+        load_sam(replace(find_sam("lite"), architecture="demo"), str(tmp_path / "sam.pth"))
 
 
 def test_weights_of_another_model(sam, tmp_path: Path) -> None:
     torch.save(build_sam("demo").image_encoder.state_dict(), tmp_path / "encoder.pth")
     with pytest.raises(ValueError, match=r"does not fit CLIP 'demo'.*Name the architecture that the file was made for"):
-        load_clip(get_weights("demo").clip, str(tmp_path / "encoder.pth"))
+        load_clip(replace(get_weights("lite").clip, architecture="demo"), str(tmp_path / "encoder.pth"))
 
 
 def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> None:
-    demo = get_weights("demo")
+    clip_row, sam_row = (replace(row, architecture="demo") for row in pair_files("lite")[:2])
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     torch.save(clip.state_dict(), tmp_path / "clip.pth")
-    small = replace(demo.clip, architecture="ViT-B-32")
+    small = replace(clip_row, architecture="ViT-B-32")
     for read, row, file, name in (
         (load_clip, small, "clip.pth", "clip_architecture='demo'"),
-        (load_clip, demo.clip, "sam.pth", "sam_architecture='demo'"),
-        (load_sam, demo.sam, "clip.pth", "clip_architecture='demo'"),
+        (load_clip, clip_row, "sam.pth", "sam_architecture='demo'"),
+        (load_sam, sam_row, "clip.pth", "clip_architecture='demo'"),
     ):
         with pytest.raises(ValueError, match=rf"{file} does not fit .* It fits {name}\."):
             read(row, str(tmp_path / file))
@@ -286,6 +287,6 @@ def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: p
     ):
         load_sam(row.sam, str(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"clip_weights='.*' is no file"):
-        load_clip(get_weights("demo").clip, str(tmp_path / name))
+        load_clip(replace(get_weights("lite").clip, architecture="demo"), str(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"adapters='.*' is no file"):
         explicit_file(str(tmp_path / name), "adapters")

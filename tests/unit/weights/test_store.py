@@ -14,7 +14,7 @@ import pytest
 from anomalib_clipsam.compute.hashing import hash_file
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, find, locate
-from anomalib_clipsam.weights.table import Source, WeightFile, find_sam, get_weights
+from anomalib_clipsam.weights.table import Source, WeightFile, find_sam, pair_files
 
 ROW = WeightFile(
     "some",
@@ -59,13 +59,14 @@ def test_order_of_places(places: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     assert find(row) is None
 
 
-def test_demo_is_carried_and_small() -> None:
-    pair = get_weights("demo")
-    files = [locate(row) for row in (pair.clip, pair.sam)]
+def test_lite_is_carried_and_small() -> None:
+    rows = pair_files("lite")
+    assert [row.name for row in rows] == ["clip_lite", "sam_lite", "pyramid_lite"]
+    files = [locate(row) for row in rows]
     assert all(file.is_file() for file in files)
-    assert sum(file.stat().st_size for file in files) < 15e6
-    assert not pair.clip.quick_gelu
-    for row, file in zip((pair.clip, pair.sam), files, strict=True):
+    assert sum(file.stat().st_size for file in files) < 25e6
+    assert sorted(files) == sorted(files[0].parent.glob("*.safetensors"))  # no others are carried
+    for row, file in zip(rows, files, strict=True):
         (source,) = row.sources
         assert (source.size, source.sha256) == (file.stat().st_size, hash_file(file))
 
@@ -74,8 +75,8 @@ def test_carried_file_is_never_looked_for_elsewhere(
     places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    (tmp_path / "sam.safetensors").touch()
-    assert locate(find_sam("demo")) == Path(store.__file__).parents[1] / "demo" / "sam.safetensors"
+    (tmp_path / "lite_sam.safetensors").touch()
+    assert locate(find_sam("lite")) == Path(store.__file__).parents[1] / "demo" / "lite_sam.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_damaged_file_is_refused_and_named(places: dict[str, Path], place: str, 
 
 def test_damaged_package(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "CARRIED", tmp_path)
-    (tmp_path / "sam.safetensors").write_bytes(b"short")
+    (tmp_path / "lite_sam.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"is damaged: it has 5 bytes.* Install anomalib_clipsam again"):
-        locate(find_sam("demo"))
+        locate(find_sam("lite"))
 
 
 def test_folder_that_cannot_be_made(places: dict[str, Path], tmp_path: Path) -> None:

@@ -190,7 +190,9 @@ def test_source_without_a_hash() -> None:
 
 @pytest.mark.parametrize("name", ["", "vit_x", "DEMO"])
 def test_unknown_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown weights '{name}'. Choose one of vit_h, vit_l, vit_b, mobile, demo"):
+    with pytest.raises(
+        ValueError, match=f"Unknown weights '{name}'. Choose one of vit_h, vit_l, vit_b, mobile, lite, demo"
+    ):
         get_weights(name)
     with pytest.raises(ValueError, match=f"Unknown sam_architecture '{name}'. Choose one of vit_h"):
         find_sam(name)
@@ -198,5 +200,5 @@ def test_unknown_name(name: str) -> None:
 
 def test_architecture_finds_its_row() -> None:
     rows = {pair.sam.architecture: pair.sam for pair in WEIGHTS.values()}
-    assert {"vit_h", "vit_l", "vit_b", "vit_t", "demo"} <= rows.keys()
+    assert {"vit_h", "vit_l", "vit_b", "vit_t", "lite"} <= rows.keys()
     assert {name: find_sam(name) for name in rows} == rows
