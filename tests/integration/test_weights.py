@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
+from anomalib_clipsam.clip import build_clip
+from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import store, table
 from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, fetch, locate
-from anomalib_clipsam.weights.table import Source, WeightFile, get_weights
+from anomalib_clipsam.weights.table import Source, WeightFile, WeightPair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,16 +269,16 @@ def test_interrupted_download(server: Server, folder: Path) -> None:
 
 @pytest.fixture
 def published(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Weights that the server has, under a name of the table."""
-    pair = get_weights("demo")
+    """Small networks of random weights that the server has, under a name of the table."""
+    torch.manual_seed(0)
     rows = []
-    for row in (pair.clip, pair.sam):
-        (source,) = row.sources
-        name = f"published_{source.filename}"
-        server.files[name] = locate(row).read_bytes()
-        source = replace(source, filename=name, url=f"{server.url}/good/{name}")
-        rows.append(replace(row, name=f"published_{row.role.lower()}", sources=(source,)))
-    monkeypatch.setitem(table.WEIGHTS, "published", replace(pair, clip=rows[0], sam=rows[1]))
+    for role, model, side in (("clip", build_clip("demo", quick_gelu=False), 160), ("sam", build_sam("demo"), 192)):
+        content = save({key: value.half() for key, value in model.state_dict().items()})
+        name = f"published_{role}.safetensors"
+        server.files[name] = content
+        source = Source(name, len(content), hashlib.sha256(content).hexdigest(), url=f"{server.url}/good/{name}")
+        rows.append(WeightFile(f"published_{role}", role.upper(), "demo", side, "MIT", (source,)))
+    monkeypatch.setitem(table.WEIGHTS, "published", WeightPair(*rows, map_size=192))
     return "published"
 
 
@@ -352,17 +355,15 @@ def test_fetched_pair_has_its_prompts(
     with pytest.raises(
         FileNotFoundError, match=r"crane_visa are neither in .* or use localizer='dense', which needs none"
     ):
-        ClipSam("demo", localizer="crane")
+        locate(table.LEARNED["crane_visa"])
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "stick"))
     ClipSam(with_prompts, adapters="crane_mvtec")
 
 
 def test_model_fetches_what_it_needs_once(server: Server, folder: Path, published: str) -> None:
     image = torch.rand(1, 3, 80, 100)
-    expected = ClipSam("demo", class_name="part").eval()(image)
-    for _ in range(2):
-        found = ClipSam(published, class_name="part").eval()(image)
-        assert torch.equal(found.anomaly_map, expected.anomaly_map)
+    first, second = (ClipSam(published, class_name="part").eval()(image) for _ in range(2))
+    assert torch.equal(first.anomaly_map, second.anomaly_map)
     assert len(server.requests) == 2
 
 
