@@ -46,10 +46,8 @@ OPTIMIZE = False
 ONE_FILE_BYTES = 2**31 - 2**20
 """Largest model in one ONNX file: protobuf's limit of 2 GiB, less room for what is added. A larger one keeps its
 weights in a second file beside it."""
-ENCODER_BLOCKS = (".visual.transformer.", ".visual.trunk.", ".image_encoder.blocks.", ".image_encoder.trunk.")
+ENCODER_BLOCKS = (".visual.transformer.", ".image_encoder.blocks.", ".image_encoder.trunk.stages.")
 """What marks the names of weights in the blocks of CLIP's and SAM's image encoders."""
-ENCODER_LAYERS = ("MatMul", "Convolution", "GroupConvolution")
-"""OpenVINO's names of the layers there that hold nearly all of the work."""
 INPUTS = ("input", "clip_map")
 """Names of the refiner's inputs; other graphs have the first alone."""
 EXAMPLE = (2, 3, 32, 32)
@@ -302,13 +300,16 @@ def _compress(model: Model, compression: CompressionType, datamodule: AnomalibDa
 
 
 def _quantize_encoders(model: Model, datamodule: AnomalibDataModule) -> Model:
-    """Quantize the layers of the two image encoders: nearly all of the work.
+    """Quantize the linear layers of the two image encoders: nearly all of the work where these are ViTs.
 
     anomalib quantizes the whole graph, which costs SAM's mask: PPG's points and the decoder's passes depend on
     differences that 8 bits cannot resolve (figures in ``docs/deploy.md``).
     """
     import nncf
 
+    if not any(map(_is_encoder_layer, model.get_ops())):
+        msg = "INT8_PTQ quantizes the linear layers of ViTs, and these image encoders have none. Choose INT8 or FP16."
+        raise ValueError(msg)
     datamodule.setup("fit")
     datamodule.eval_batch_size = 1  # NNCF counts batches, and its statistics of larger ones are less exact
     calibration = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch["image"])
@@ -466,8 +467,8 @@ def _name_types(model: ModelProto) -> None:
 
 
 def _is_encoder_layer(node: Node) -> bool:
-    """Say whether a node of OpenVINO's is a layer in a block of CLIP's or SAM's image encoder."""
-    if node.get_type_name() not in ENCODER_LAYERS:
+    """Say whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
+    if node.get_type_name() != "MatMul":
         return False
     source = node.input_value(1).get_node()
     while source.get_type_name() in ("Convert", "Transpose"):

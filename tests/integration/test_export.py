@@ -251,26 +251,16 @@ def test_smaller_weights(
 
 
 @pytest.mark.slow
-def test_quantized_by_the_command_line(
-    pipeline: Pipeline, drawn: Path, folder_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cnn_is_not_quantized(
+    pipeline: Pipeline, folder_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its convolutions, into which OpenVINO folds the norms, are not told from the decoder's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anomalib_clipsam.deploy.export.to_onnx", lambda *_: pipeline.onnx)
     command = ["export", "--model=ClipSam", "--model.weights=demo", "--export_type=openvino"]
-    AnomalibCLI([*command, "--compression_type=INT8_PTQ", f"--export_root={tmp_path}", *folder_arguments])
-    path = tmp_path / "weights" / "openvino" / "model.xml"
-    nodes = openvino.Core().read_model(path).get_ops()
-    quantized = [node for node in nodes if node.get_type_name() == "FakeQuantize"]
-    users = {target.get_node().get_type_name() for node in quantized for target in node.output(0).get_target_inputs()}
-    assert (len(quantized) > 0, users <= {"MatMul", "Convolution", "GroupConvolution"}) == (True, True)
-    predict, overlaps = in_openvino(path), []
-    for picture, expected in pipeline.predicted(drawn).items():
-        answer = predict(picture)
-        assert abs(answer["pred_score"].squeeze() - expected["pred_score"]) < 0.1, picture
-        mask = answer["pred_mask"].squeeze().astype(bool)
-        if expected["pred_mask"].any():
-            overlaps.append((mask & expected["pred_mask"]).sum() / (mask | expected["pred_mask"]).sum())
-    assert np.median(overlaps) > 0.7  # with the whole graph in 8 bits, of most masks nothing was left
+    with pytest.raises(ValueError, match="these image encoders have none"):
+        AnomalibCLI([*command, "--compression_type=INT8_PTQ", f"--export_root={tmp_path}", *folder_arguments])
+    assert not (tmp_path / "weights" / "openvino" / "model.xml").exists()
 
 
 @pytest.mark.parametrize(
