@@ -94,14 +94,15 @@ class ClipSam(AnomalibModule):
     Args:
         weights (str): Matched pair of CLIP and SAM: ``"vit_h"``, ``"vit_l"`` or ``"vit_b"`` (OpenAI's CLIP ViT-L-14-336
             with that SAM, fetched once), ``"mobile"`` (ViT-B-16 and MobileSAM, for machines without a GPU, fetched
-            once), or ``"demo"`` (small ones that the package carries). Defaults to ``"vit_b"``.
+            once), or ``"lite"`` (small ones that the package carries; ``"demo"`` is its other name). Defaults
+            to ``"vit_b"``.
         class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
             ``"object"``. Defaults to ``None``.
         localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
             ``"anomaly_clip"`` and ``"april_gan"`` use weights that their authors trained on one industrial data set
-            beside CLIP's; ``"dense"`` and ``"winclip"`` use nothing but CLIP. Defaults to ``"auto"``: the pair's own,
-            ``"crane"`` for those with ViT-L-14-336; ``"dense"`` with another CLIP, or with prompts that it has no use
-            for.
+            beside CLIP's; ``"pyramid"`` is the carried pair's; ``"dense"`` and ``"winclip"`` use nothing but CLIP.
+            Defaults to ``"auto"``: ``"crane"`` for pairs with ViT-L-14-336, ``"pyramid"`` for ``"lite"``, else
+            ``"dense"``, also with another CLIP, or with prompts that the pair's own has no use for.
         adapters (str | None): Those learned weights: a file, or a name such as ``"crane_visa"`` or
             ``"april_gan_mvtec"``, which says what they were trained on. ``None`` for none. Defaults to ``"auto"``:
             where a localizer needs some, those trained on VisA; on the data module of VisA, those trained on MVTec AD.
@@ -113,11 +114,11 @@ class ClipSam(AnomalibModule):
         clip_weights (str | None): Local file of CLIP's weights. Defaults to ``None``, the pair's.
         clip_quick_gelu (bool | None): Whether those were trained with QuickGELU, as OpenAI's were. Defaults to
             ``None``: as the published learned weights were trained, else as the pair's CLIP was.
-        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, MobileSAM's ``"vit_t"`` or ``"demo"``, in
+        sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, MobileSAM's ``"vit_t"`` or ``"lite"``, in
             place of the pair's. Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
         map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``, the pair's: 518 for the
-            published weights, 448 for ``"mobile"``, 192 for the demo weights.
+            published weights, 448 for ``"mobile"``, 256 for ``"lite"``.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
         references (str | None): What a picture is compared with beside the text: ``"none"``, ``"self"`` (the picture
             itself) or ``"batch"`` (all pictures of the pass, unlabelled, five or more; their scores depend on this
@@ -149,9 +150,9 @@ class ClipSam(AnomalibModule):
 
     Example:
         >>> import torch
-        >>> model = ClipSam(weights="demo", class_name="part").eval()
+        >>> model = ClipSam(weights="lite", class_name="part").eval()
         >>> model(torch.rand(1, 3, 300, 200)).anomaly_map.shape
-        torch.Size([1, 192, 192])
+        torch.Size([1, 256, 256])
     """
 
     def __init__(

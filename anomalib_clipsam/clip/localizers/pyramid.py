@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
+from anomalib_clipsam.clip.references.features import join_taps
 from anomalib_clipsam.compute.precision import full_precision
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ def patch_features(taps: Taps) -> torch.Tensor:
     Returns:
         torch.Tensor: ``(B, D_8 + D_16, h, w)``, each patch smoothed over 3 x 3 and of length 1.
     """
-    fine, coarse = (F.normalize(F.avg_pool2d(tap, 3, 1, 1, count_include_pad=False), dim=1) for tap in taps)
-    coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
-    return F.normalize(torch.cat([fine, coarse], dim=1), dim=1)
+    return F.normalize(join_taps(taps)[0], dim=1)
 
 
 class SelfComparison(nn.Module):
