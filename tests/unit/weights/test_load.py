@@ -19,7 +19,7 @@ from anomalib_clipsam.clip import build_clip
 from anomalib_clipsam.clip.build import CARRIED_CONFIGS
 from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam import build_sam
-from anomalib_clipsam.weights import load
+from anomalib_clipsam.weights import load, store
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam, read_state_dict
 from anomalib_clipsam.weights.store import explicit_file
 from anomalib_clipsam.weights.table import LEARNED, WeightFile, find_sam, get_weights, pair_files
@@ -282,7 +282,7 @@ def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["nothing.pth", "."])
 def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("a silent download"))
+    monkeypatch.setattr(store, "urlopen", lambda *_args, **_kwargs: pytest.fail("a silent download"))
     row = get_weights("vit_b")
     with pytest.raises(
         FileNotFoundError, match=r"sam_weights='.*' is no file. Correct the path, or leave sam_weights out"
