@@ -21,6 +21,8 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from anomalib.data import ImageBatch, ImageItem
     from anomalib.models import AnomalibModule
     from lightning import LightningModule, Trainer
@@ -49,8 +51,7 @@ class PredictionTable(Visualizer):
         """Begin the file."""
         del trainer, pl_module
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
+        self._write([COLUMNS], "w")
 
     on_test_start = on_predict_start
 
@@ -65,10 +66,14 @@ class PredictionTable(Visualizer):
     ) -> None:
         """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(describe(item) for item in batch)
+        self._write([describe(item) for item in batch], "a")
 
     on_test_batch_end = on_predict_batch_end
+
+    def _write(self, lines: Iterable[Sequence[str]], mode: str) -> None:
+        """Write lines; names of files that are no UTF-8 keep their bytes."""
+        with self.path.open(mode, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            csv.writer(file).writerows(lines)
 
 
 def describe(item: ImageItem) -> tuple[str, ...]:

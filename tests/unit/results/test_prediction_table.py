@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
+import pytest
 import torch
-from anomalib.data import ImageItem
+from anomalib.data import ImageItem, PredictDataset
 from PIL import Image
 
 from anomalib_clipsam.results.prediction_table import PredictionTable, describe
@@ -34,6 +37,28 @@ def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
 def test_what_is_not_predicted_is_left_empty() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
     assert describe(item) == ("a.png", "", "defective", "", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ["a\udcff.png", 'b\n"c",\r.png'])
+def test_odd_names_of_files_keep_their_bytes(tmp_path: Path, name: str) -> None:
+    table = PredictionTable(tmp_path / "scores.csv")
+    table.on_predict_start(Mock(), Mock())
+    table.on_predict_batch_end(Mock(), Mock(), Mock(), [ImageItem(image=torch.zeros(3, 5, 5), image_path=name)], 0)
+    with table.path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert list(csv.reader(file))[1:] == [[name, "", "", "", ""]]
+    assert os.fsencode(name).splitlines()[0].replace(b'"', b'""') in table.path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "@SUM(1).png", "+1.png", "-1.png"])
+def test_names_of_files_are_no_formulas_of_a_spreadsheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Files are listed with their whole path, also those of the folder that one is in."""
+    Image.new("RGB", (5, 5)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", Path()):
+        assert describe(PredictDataset(folder)[0])[0] == str(tmp_path / name)
 
 
 def test_lines_are_written_batch_by_batch_and_an_old_table_is_replaced(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import struct
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,24 @@ def test_file_of_another_kind(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("<html>404 not found</html>")
     with pytest.raises(ValueError, match="cannot be read"):
         read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        ({}, 2**62),  # a header of more bytes than any machine has
+        ({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, None),
+        ({"a": {"dtype": "F32", "shape": [2**33, 2**33], "data_offsets": [0, 8]}}, None),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, None),
+        ({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in "ab"}, None),
+    ],
+    ids=["length", "beyond the file", "overflow", "before the data", "overlap"],
+)
+def test_safetensors_header_that_lies(tmp_path: Path, header: dict, length: int | None) -> None:
+    text = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", length or len(text)) + text + bytes(8))
+    with pytest.raises(ValueError, match=r"a\.safetensors cannot be read: .* Bring an undamaged file"):
+        read_state_dict(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
