@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -184,9 +185,10 @@ def fetch(row: WeightFile, folder: Path) -> Path:
 def _copy(path: Path, source: Source, folder: Path) -> Path:
     """Copy a file of this machine into a folder, checked."""
     check(path, source)
-    with _private(folder) as private:
-        partial = Path(shutil.copyfile(path, private / source.filename))
-        return partial.replace(folder / source.filename)
+    target = folder / source.filename
+    with _unfinished(target) as fresh:
+        shutil.copyfile(path, fresh)
+    return target
 
 
 def _download(row: WeightFile, source: Source, folder: Path) -> Path:
@@ -199,18 +201,18 @@ def _download(row: WeightFile, source: Source, folder: Path) -> Path:
         msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.bytes / 1e9:.2f} GB"
         raise OSError(msg)
     logger.info("Fetching %s (%s) from %s", row.name, size_of(source), source.address)
-    with _private(folder) as private:
-        partial = private / source.filename
-        _read(source, partial)
+    target = folder / source.filename
+    with _unfinished(target) as fresh:
+        _read(source, fresh)
         kind, expected, found = (
-            ("SHA-256", source.sha256, hash_file(partial))
+            ("SHA-256", source.sha256, hash_file(fresh))
             if source.sha256
-            else ("git blob id", source.git_blob, hash_git_blob(partial))
+            else ("git blob id", source.git_blob, hash_git_blob(fresh))
         )
         if found != expected:
-            msg = f"it gave {partial.stat().st_size:,} bytes with the {kind} {found}, not {expected}"
+            msg = f"it gave {fresh.stat().st_size:,} bytes with the {kind} {found}, not {expected}"
             raise OSError(msg)
-        return partial.replace(folder / source.filename)
+    return target
 
 
 def _read(source: Source, path: Path) -> None:
@@ -230,9 +232,13 @@ def _read(source: Source, path: Path) -> None:
             file.write(chunk)
 
 
-def _private(folder: Path) -> TemporaryDirectory:
-    """Make a folder for unfinished files, where nobody can have planted a link, to be removed at the end."""
-    return TemporaryDirectory(prefix=".unfinished_", dir=folder)
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """Give a place where nobody can have planted a link; what is written there becomes the file."""
+    with TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as private:
+        fresh = Path(private, path.name)
+        yield fresh
+        fresh.replace(path)
 
 
 def size_of(source: Source) -> str:
