@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import csv
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ class PredictionTable(Visualizer):
 
     It is a visualizer, because anomalib calls those after the post-processor. It works with every model of anomalib.
     ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
-    pixels, separated by ``"; "``. What a model does not predict is left empty.
+    pixels, separated by ``"; "``. What a model does not predict is left empty. Of several processes, each adds the
+    lines of its images.
 
     Args:
         path (str | Path): The CSV file; an old one is replaced.
@@ -46,11 +48,13 @@ class PredictionTable(Visualizer):
         self.path = Path(path)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the file."""
-        del trainer, pl_module
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
+        """Begin the file, once, before any process adds to it."""
+        del pl_module
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerow(COLUMNS)
+        trainer.strategy.barrier()
 
     on_test_start = on_predict_start
 
@@ -65,8 +69,10 @@ class PredictionTable(Visualizer):
     ) -> None:
         """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(describe(item) for item in batch)
+        lines = StringIO(newline="")
+        csv.writer(lines).writerows(describe(item) for item in batch)
+        with self.path.open("ab", buffering=0) as file:  # in one piece, so that no other process writes in between
+            file.write(lines.getvalue().encode())
 
     on_test_batch_end = on_predict_batch_end
 

@@ -36,6 +36,21 @@ def test_what_is_not_predicted_is_left_empty() -> None:
     assert describe(item) == ("a.png", "", "defective", "", "")
 
 
+def test_each_of_several_processes_adds_its_lines(tmp_path: Path) -> None:
+    """The first begins the file, and the others wait until it has."""
+    path = tmp_path / "scores.csv"
+    first, second = (Mock(is_global_zero=zero) for zero in (True, False))
+    second.strategy.barrier.side_effect = lambda: PredictionTable(path).on_predict_start(first, Mock())
+    for trainer, name in ((second, "b"), (first, "a")):
+        table = PredictionTable(path)
+        if trainer is second:
+            table.on_predict_start(trainer, Mock())
+        item = ImageItem(image=torch.zeros(3, 4, 6), image_path=f"{name}.png", pred_score=torch.tensor(0.5))
+        table.on_predict_batch_end(trainer, Mock(), Mock(), [item], 0)
+    assert path.read_text().splitlines()[1:] == ["b.png,0.5000,,,", "a.png,0.5000,,,"]
+    first.strategy.barrier.assert_called_once_with()
+
+
 def test_lines_are_written_batch_by_batch_and_an_old_table_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.csv"
     table = PredictionTable(path)
