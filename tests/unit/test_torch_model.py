@@ -13,19 +13,25 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
+from anomalib_clipsam.clip import LOCALIZERS, DenseLocalizer, Localizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
+from anomalib_clipsam.clip.localizers import AprilGanLocalizer, FeaturePyramid, PyramidLocalizer
 from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
 from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
+from anomalib_clipsam.sam import build_sam
+from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from open_clip import CLIP
     from segment_anything.modeling import Sam
+
+    from tests.unit.conftest import FakeCuda
 
     Build = Callable[..., ClipSamModel]
 
@@ -258,20 +264,58 @@ def test_constant_images(build: Build, value: float, multimask: bool, box: str) 
         assert not batch.pred_mask.any()
 
 
-def test_broken_pixels_do_not_spread(build: Build) -> None:
-    """A localizer that gives NaN and values outside [0, 1]."""
+class Broken(RedLocalizer):
+    """Gives some values of its map or score for the last image of a batch, and of its tap."""
 
-    class Broken(RedLocalizer):
-        def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
-            anomaly_map, score, taps = super()._localize(image, tapped)
-            anomaly_map = anomaly_map.clone()
-            anomaly_map[:, 0, 0], anomaly_map[:, 0, 1], anomaly_map[:, 0, 2] = torch.nan, 1.5, -0.5
-            return anomaly_map, score * torch.nan, taps
+    def __init__(self, part: str, *values: float) -> None:
+        super().__init__()
+        self.part, self.values = part, values
 
-    stages = build(Broken()).stages(picture())
-    assert stages.anomaly_map[0, 0, :3].tolist() == [0.0, 1.0, 0.0]
-    assert stages.score.tolist() == [0.5]
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+        anomaly_map, score, taps = super()._localize(image, tapped)
+        parts = {"map": anomaly_map.clone(), "score": score.clone()}
+        for place, value in enumerate(self.values):
+            parts[self.part][-1].view(-1)[place] = value
+        return parts["map"], parts["score"], taps
+
+
+def test_map_outside_its_range_is_clamped(build: Build) -> None:
+    stages = build(Broken("map", 1.5, -0.5)).stages(picture())
+    assert stages.anomaly_map[0, 0, :2].tolist() == [1.0, 0.0]
     assert torch.isfinite(stages.fused_map).all()
+
+
+@pytest.mark.parametrize("part", ["map", "score"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_overflow_in_clip_is_no_verdict(build: Build, part: str, value: float) -> None:
+    """It was score 0 and map 0, that is, good."""
+    model = build(Broken(part, value))
+    with pytest.raises(NotFiniteError, match=r"CLIP's map, computed in float32: NaN or .* at \[3\]. Check the weights"):
+        model.stages(mixed())
+    model.precision = "bf16"
+    with pytest.raises(NotFiniteError, match=r"computed in bf16: .* Choose precision='float32'") as caught:
+        model.stages(picture())
+    assert caught.value.images == [0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_overflow_in_sam_is_no_verdict(build: Build, sam: Sam, value: float) -> None:
+    """It was an index outside the map, which ends the process on a GPU. Of four images, SAM sees two."""
+
+    def overflow(_module: object, _given: object, features: torch.Tensor) -> torch.Tensor:
+        features = features.clone()
+        features[1, 0, 3, 2] = value
+        return features
+
+    handle = sam.image_encoder.register_forward_hook(overflow)
+    try:
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(NotFiniteError, match=r"SAM's features, computed in bf16: NaN or .* images at \[2\]"),
+        ):
+            build().stages(mixed())
+    finally:
+        handle.remove()
 
 
 def test_values_outside_an_image_are_clamped(build: Build) -> None:
@@ -345,6 +389,78 @@ def test_small_map_does_not_blur_what_clip_sees(build: Build, dense: DenseLocali
     handle.remove()
     assert max(shown[0][-2:]) == dense.image_size
     assert anomaly_map.shape == (1, 20, 10)
+
+
+# ---------------------------------------------------------------- compiled, and on a GPU
+
+
+@pytest.mark.parametrize("size", [(FRAME, FRAME), (96, FRAME)])
+def test_compiles_to_one_graph(build: Build, dense: DenseLocalizer, size: tuple[int, int]) -> None:
+    """Once the text is encoded. SAM sees every image there, so an image without a region has the same answer."""
+    model, image, _ = export_case(build, dense)
+    image = image[..., : size[0], :]
+    expected = model(image)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for name, value in compiled(image)._asdict().items():
+        if value is not None:
+            torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
+
+
+def build_small(name: str) -> Localizer:
+    """Build a localizer of each kind on a small CLIP of its architecture, with random weights."""
+    clip = build_clip("lite" if name == "pyramid" else "demo", quick_gelu=False)
+    ensemble = PromptEnsemble()
+    if name == "april_gan":
+        return AprilGanLocalizer(clip, ensemble, 64, nn.ModuleList(nn.Linear(160, 96) for _ in range(4)))
+    if name in ("anomaly_clip", "crane"):
+        prompts = LearnedPrompts(torch.rand(2, 77, 48), torch.zeros(2, dtype=torch.long), torch.rand(1, 4, 48))
+        return LOCALIZERS[name](clip, ensemble, 64, prompts)
+    if name == "pyramid":
+        return PyramidLocalizer(clip, ensemble, 64, FeaturePyramid((16, 24, 40, 112, 320), 96, 8, 8, 6))
+    if name == "winclip":
+        with patch("open_clip.create_model_and_transforms", return_value=(clip, None, None)):
+            return LOCALIZERS[name](ensemble)
+    return LOCALIZERS[name](clip, ensemble, 64)
+
+
+WAITS = ["aten._local_scalar_dense.default"] * 2 + ["aten.nonzero.default"]
+"""What a batch waits for a GPU for: are image and map finite, and which images are shown to SAM."""
+
+
+@pytest.mark.open_clip
+@pytest.mark.parametrize("name", LOCALIZERS)
+def test_runs_on_a_gpu(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In every precision, for square, wide and tall images, of which SAM sees all, one or none; text too."""
+    base = "anomalib_clipsam.clip.localizers.base"
+    for function, answer in (("hash_weights", "hash"), ("load_text", None), ("save_text", None)):
+        monkeypatch.setattr(f"{base}.{function}", lambda *_, answer=answer: answer)  # these read values
+    with torch.device("cuda"):
+        try:
+            localizer = build_small(name)
+        except ImportError:
+            pytest.skip("needs open_clip_torch<2.26.1")
+        generator = PointPromptGenerator(FRAME, num_positives=2, num_negatives=1)
+        model = ClipSamModel(localizer, MAP, generator, CascadedPrompts(build_sam("demo"), box="component"), Fusion())
+    encoded = []
+    model.eval().sam.image_encoder.register_forward_hook(lambda _, __, features: encoded.append(features.dtype))
+    model.set_class_name("bolt")
+    model.localizer.set_class_name("bolt")
+    assert model.localizer.text_of("bolt").device.type == "cpu"
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        model.precision = precision
+        for size, found in (((96, FRAME), 2), ((FRAME, FRAME), 1), ((FRAME, 80), 0)):
+            fake_cuda.found = found
+            fake_cuda.waits.clear()
+            stages = model.stages(torch.rand(2, 3, *size, device="cuda"))
+            assert fake_cuda.waits == WAITS + WAITS[:1] * (found > 0)
+            shape = (2, *(MAP * side // max(size) for side in size))
+            assert stages.fused_map.shape == stages.mask.shape == shape
+            for part, value in tensors(stages):
+                assert value.is_cuda, part
+                assert value.dtype in (torch.float32, torch.bool, torch.long), part
+        assert encoded == [dtype] * 2
+        encoded.clear()
 
 
 # ---------------------------------------------------------------- tensors
