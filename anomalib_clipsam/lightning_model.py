@@ -91,6 +91,8 @@ CHECKPOINT_KEY = "clip_sam"
 SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
 GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
 """What these entries of a checkpoint hold at least, and its types."""
+TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Lightning's precisions that leave weights as they are."""
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -310,9 +312,13 @@ class ClipSam(AnomalibModule):
 
         Args:
             stage (str): Not used.
+
+        Raises:
+            ValueError: If the trainer would convert the whole model to another precision.
         """
         del stage
         if self._trainer is not None:
+            _check_trainer_precision(self._trainer.precision)
             check_what_is_read(self._trainer)
         self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
         self._choose_class_name()
@@ -771,6 +777,17 @@ def _naming(batch: Batch) -> Iterator[None]:
         names = ", ".join(str(batch.image_path[place]) for place in error.images)
         msg = f"{names}: {error}"
         raise NotFiniteError(msg, error.images) from error
+
+
+def _check_trainer_precision(precision: str) -> None:
+    """Raise if a trainer converts weights: maps, points and masks need float32, and autocast leaves them in it."""
+    if precision not in TRAINER_PRECISIONS:
+        msg = (
+            f"The trainer's precision is '{precision}', which converts the whole model, but points and masks need "
+            "float32. Leave it out, and set the model's own: precision='bf16' or 'fp16', on the command line "
+            "--model.precision bf16."
+        )
+        raise ValueError(msg)
 
 
 def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
