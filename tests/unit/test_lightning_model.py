@@ -161,7 +161,9 @@ def test_carried_weights_predict(monkeypatch: pytest.MonkeyPatch) -> None:
         assert values.amax() <= 1
 
 
-def test_mask_is_that_of_sam(model: ClipSam) -> None:
+def test_mask_is_that_of_sam(prompts: str) -> None:
+    all_of_it = ClipSamPostProcessor(keep_good_masks=True, pixel_sensitivity=1.0)
+    model = ClipSam(weights="demo", prompts=prompts, post_processor=all_of_it, **FAST).eval()
     image = torch.rand(2, 3, 90, 120)
     stages = model.model.stages(model.pre_processor(image))
     batch = model(image)
@@ -229,6 +231,25 @@ def test_much_memory_is_warned_of(
         caplog.clear()
         engine.predict(model, data_path=three_pictures, return_predictions=kept)
         assert ("--return_predictions false" in caplog.text) == warned
+
+
+def test_what_decides_reaches_the_post_processor(prompts: str) -> None:
+    """And ``min_area`` counts pixels of what is given, not of what the model sees."""
+    model = ClipSam("demo", prompts=prompts, image_threshold=0.0, pixel_threshold=0.25, min_area=9, **FAST).eval()
+    post_processor = model.post_processor
+    assert post_processor.by_hand == {"image": 0.0, "pixel": 0.25}
+    assert (post_processor.min_area, post_processor.keep_good_masks) == (9, False)
+    assert ClipSam("demo", prompts=prompts, keep_good_masks=True, **FAST).post_processor.keep_good_masks
+    image = torch.rand(1, 3, 90, 120)
+    assert model(image).pred_mask.any()
+    post_processor.min_area = 90 * 120
+    assert not model(image).pred_mask.any()
+
+
+@pytest.mark.parametrize("given", [{"image_threshold": 0.0}, {"min_area": 5}, {"keep_good_masks": True}])
+def test_what_decides_is_not_dropped_beside_another_post_processor(prompts: str, given: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} cannot be set beside a post-processor of your own"):
+        ClipSam("demo", prompts=prompts, post_processor=PostProcessor(), **given, **FAST)
 
 
 def test_arguments_reach_their_parts(prompts: str) -> None:
