@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
 
 def hash_file(path: Path) -> str:
@@ -56,6 +56,8 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     Returns:
         str: SHA-256, in hexadecimal.
     """
+    import torch  # here, since files are hashed without it, by `anomalib-clipsam weights verify`
+
     digest = hashlib.sha256()
     for key, value in sorted(tensors.items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())

@@ -17,7 +17,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from anomalib.utils.path import get_pretrained_weights_dir
 from filelock import FileLock
 from huggingface_hub import constants as hub_constants
@@ -192,6 +191,8 @@ def _copy(path: Path, source: Source, folder: Path) -> Path:
 
 def _download(row: WeightFile, source: Source, folder: Path) -> Path:
     """Download one source into a folder, checked."""
+    import torch  # here, since it takes ten seconds to import, and `anomalib-clipsam weights list` needs none of it
+
     if hub_constants.HF_HUB_OFFLINE:
         msg = "not tried, because HF_HUB_OFFLINE is set"
         raise OSError(msg)
@@ -267,7 +268,7 @@ def _not_found(row: WeightFile, failures: list[str]) -> str:
         for (filename, size, known_by), where in addresses.items()
     ]
     prepare = f" (`anomalib-clipsam weights fetch {row.name} --to FOLDER` prepares it on a machine with a network)"
-    other = "localizer='dense', which needs none" if row.localizer else "weights='demo', which need no network"
+    other = "localizer='dense', which needs none" if row.localizer else "weights='lite', which need no network"
     return (
         f"The weights {row.name} are neither in {', nor in '.join(looked)}, and fetching them failed: "
         f"{'; '.join(failures)}. Bring {', or '.join(files)} into a folder and set {WEIGHTS_VARIABLE} to "
