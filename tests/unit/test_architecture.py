@@ -33,6 +33,7 @@ ALLOWED = {
     "arguments": set(),
     "compute": set(),
     "demo": set(),
+    "command_line": {"lightning_model"},
     "_autoload": set(),
 }
 """Room, a folder or a module of the root -> the rooms that it may import."""
