@@ -84,6 +84,8 @@ FROZEN = "model."
 """Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
 """Key of the checkpoint's entry about the frozen weights and the text."""
+TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Lightning's precisions that leave weights as they are."""
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -133,13 +135,23 @@ class ClipSam(AnomalibModule):
             :class:`anomalib_clipsam.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
         fusion (FusionArguments | None): Settings of the fusion, such as ``{"mode": "gate"}``, see
             :class:`anomalib_clipsam.fusion.Fusion`. Defaults to ``None``, its defaults.
+        image_threshold (float | None): Image score above which a picture is defective, in [0, 1], before anomalib
+            normalises it so that 0.5 is the threshold. Defaults to ``None``: as labels, good parts or the batch say,
+            else 0.5.
+        pixel_threshold (float | None): The same for the final map's pixels: a connected part of SAM's mask stays where
+            the map's mean in it passes. Defaults to ``None``.
+        min_area (int): Smallest connected part of a mask that stays, in pixels of the file. Defaults to ``0``, any.
+        keep_good_masks (bool): Whether a picture that is called good keeps its mask. Defaults to ``False``: it is
+            empty.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or, on a GPU,
             ``"fp16"``; see ``docs/performance.md`` for the time it saves and the error it makes. The localizer
             ``"winclip"`` stays in float32. Defaults to ``"float32"``.
         reuse_predictions (bool): Whether a test pass reuses the predictions of the validation pass before it for the
             same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
-        post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
+        post_processor (nn.Module | bool): Post-processor, or whether to use the default,
+            :class:`anomalib_clipsam.passes.processing.ClipSamPostProcessor`, which takes anomalib's sensitivities too.
+            Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
         visualizer (Visualizer | bool): Visualizer, or whether to use the default. Defaults to ``True``.
 
@@ -177,6 +189,10 @@ class ClipSam(AnomalibModule):
         ppg: PpgArguments | None = None,
         cps: CpsArguments | None = None,
         fusion: FusionArguments | None = None,
+        image_threshold: float | None = None,
+        pixel_threshold: float | None = None,
+        min_area: int = 0,
+        keep_good_masks: bool = False,
         precision: str = "float32",
         reuse_predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -198,6 +214,19 @@ class ClipSam(AnomalibModule):
         image_size = max(sam_row.image_size if refine else map_size, clip_size)  # what either of the two sees
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((image_size, image_size))
+        decisions = {
+            "image_threshold": image_threshold,
+            "pixel_threshold": pixel_threshold,
+            "min_area": min_area or None,
+            "keep_good_masks": keep_good_masks or None,
+        }
+        decisions = {name: value for name, value in decisions.items() if value is not None}
+        if post_processor is True:
+            post_processor = ClipSamPostProcessor(**decisions)
+        elif decisions:
+            named = ", ".join(decisions)
+            msg = f"{named} cannot be set beside a post-processor of your own. Give it to ClipSamPostProcessor instead."
+            raise ValueError(msg)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -298,9 +327,13 @@ class ClipSam(AnomalibModule):
 
         Args:
             stage (str): Not used.
+
+        Raises:
+            ValueError: If the trainer would convert the whole model to another precision.
         """
         del stage
         if self._trainer is not None:
+            _check_trainer_precision(self._trainer.precision)
             check_what_is_read(self._trainer)
         self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
         self._choose_class_name()
@@ -383,10 +416,28 @@ class ClipSam(AnomalibModule):
         self._use_thresholds()
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
-        """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`."""
+        """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`.
+
+        The images should have the size of their files: ``min_area`` is counted in their pixels.
+        """
         if not torch.compiler.is_compiling():
             self.learn_good_parts()
-        return super().forward(batch)
+        predictions = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+        return self.post_process(predictions, batch.shape[-2:])
+
+    def post_process(self, predictions: InferenceBatch, image_size: Sequence[int]) -> InferenceBatch:
+        """Decide about predictions made outside anomalib's passes.
+
+        Args:
+            predictions (InferenceBatch): What the model gives.
+            image_size (Sequence[int]): Height and width that the images had before any resize.
+
+        Returns:
+            InferenceBatch: Normalised scores and maps, labels and masks; the predictions without a post-processor.
+        """
+        if isinstance(self.post_processor, ClipSamPostProcessor):
+            return self.post_processor(predictions, image_size)
+        return self.post_processor(predictions) if self.post_processor else predictions
 
     def learn_good_parts(self) -> None:
         """Read the good parts and look at them, where that was not done yet.
@@ -719,6 +770,17 @@ class ClipSam(AnomalibModule):
             PostProcessor: The post-processor.
         """
         return ClipSamPostProcessor()
+
+
+def _check_trainer_precision(precision: str) -> None:
+    """Raise if a trainer converts weights: maps, points and masks need float32, and autocast leaves them in it."""
+    if precision not in TRAINER_PRECISIONS:
+        msg = (
+            f"The trainer's precision is '{precision}', which converts the whole model, but points and masks need "
+            "float32. Leave it out, and set the model's own: precision='bf16' or 'fp16', on the command line "
+            "--model.precision bf16."
+        )
+        raise ValueError(msg)
 
 
 def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:

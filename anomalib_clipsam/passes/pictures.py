@@ -6,13 +6,19 @@
 anomalib's data sets read a picture when its batch is made, perhaps in a worker process, and one damaged file ends the
 pass. So every file is read once before the pass begins. That takes little time beside SAM's encoder, and batches are
 the same as if the damaged files were not there.
+
+A file may come from a stranger: only the formats that anomalib lists are opened, whatever a file is called, pictures of
+too many pixels are not decoded, and those of many are decoded by fewer threads.
 """
 
 from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
+from threading import Lock, Semaphore
 from typing import TYPE_CHECKING, Any
 
 from anomalib import TaskType
@@ -21,6 +27,8 @@ from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName
 from lightning.pytorch import Callback, LightningDataModule
 from PIL import Image, UnidentifiedImageError
+
+from anomalib_clipsam.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +39,17 @@ logger = logging.getLogger(__name__)
 
 SUBSETS = {"validate": "val_data", "test": "test_data", "predict": "test_data"}
 """The pass, by Lightning's name -> the subset of anomalib's data modules that it reads."""
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""PIL's names of the formats whose endings anomalib lists. PIL knows more, and starts Ghostscript for one of them."""
 THREADS = 8
 """Files that are read at once; PIL decodes without Python's lock."""
+SHARE = 2**24
+"""Pixels that each thread may decode; a picture of more takes the room of as many threads."""
 NAMED = 5
 """Most files that an error names; a warning names all."""
+
+
+_TURN, _ROOM = Lock(), Semaphore(THREADS)
 
 
 class PictureCheck(Callback):
@@ -82,7 +97,7 @@ class PictureCheck(Callback):
         files = list_files(dataset)
         with ThreadPoolExecutor(THREADS) as pool:
             found = list(pool.map(find_fault, *zip(*files, strict=True))) if files else []
-        faults = [f"{path} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
+        faults = [f"{printable(path)} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
         if not faults:
             return
         if len(faults) == len(files):
@@ -139,9 +154,9 @@ def find_fault(path: str | Path, mask_path: str | Path | None = None) -> str | N
         return fault
     mask_size, fault = _read(mask_path, "L")
     if fault is not None:
-        return f"has a mask that cannot be used: {mask_path} {fault}"
+        return f"has a mask that cannot be used: {printable(mask_path)} {fault}"
     if mask_size != size:
-        return f"is {_text(size)} pixels, but its mask {mask_path} is {_text(mask_size)}"
+        return f"is {_text(size)} pixels, but its mask {printable(mask_path)} is {_text(mask_size)}"
     return None
 
 
@@ -187,7 +202,9 @@ def _reader(dataset: Any) -> type | None:
 def _read(path: str | Path, mode: str) -> tuple[tuple[int, int] | None, str | None]:
     """Read a file as anomalib does, and give its width and height, or what is wrong with it."""
     try:
-        with Image.open(path) as image:
+        if not S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for
+            return None, "cannot be read (it is no file)"
+        with Image.open(path, formats=FORMATS) as image, _room(image.width * image.height):
             size = image.size
             if mode == "RGB" and image.mode.startswith(("I", "F")):
                 low, high = image.getextrema()
@@ -197,10 +214,32 @@ def _read(path: str | Path, mode: str) -> tuple[tuple[int, int] | None, str | No
             image.draft(None, (1, 1))  # a JPEG file is read to its end, but decoded at an eighth of its size
             image.convert(mode)
     except UnidentifiedImageError:
-        return None, "is no picture" if Path(path).stat().st_size else "is empty"
+        listed = f"is no picture in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        return None, listed if Path(path).stat().st_size else "is empty"
     except Exception as error:  # noqa: BLE001  # each of PIL's decoders raises what it likes
-        return None, f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        return None, f"cannot be read ({printable(getattr(error, 'strerror', None) or error)})"
     return size, None
+
+
+@contextmanager
+def _room(pixels: int) -> Iterator[None]:
+    """Wait until a picture may be decoded beside those of the other threads.
+
+    Raises:
+        ValueError: If it has more pixels than PIL calls safe.
+    """
+    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+        most = f"{Image.MAX_IMAGE_PIXELS:,}"
+        msg = f"its {pixels:,} pixels are more than {most}, PIL.Image.MAX_IMAGE_PIXELS: save it smaller"
+        raise ValueError(msg)
+    shares = min(THREADS, 1 + pixels // SHARE)
+    with _TURN:  # one waits for more than one share, or two that have some each could wait for ever
+        for _ in range(shares):
+            _ROOM.acquire()
+    try:
+        yield
+    finally:
+        _ROOM.release(shares)
 
 
 def _text(size: tuple[int, int]) -> str:

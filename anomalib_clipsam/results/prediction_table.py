@@ -31,11 +31,13 @@ MOST_GOOD_PARTS = 8
 
 
 class PredictionTable(Visualizer):
-    """Write a CSV file: file, score, label, mask area and boxes of each image.
+    r"""Write a CSV file: file, score, label, mask area and boxes of each image.
 
     It is a visualizer, because anomalib calls those after the post-processor. It works with every model of anomalib.
     ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
-    pixels, separated by ``"; "``. What a model does not predict is left empty.
+    pixels, separated by ``"; "``. Where an image has no file, or its file is gone by then, both are in pixels of the
+    image as the model got it. What a model does not predict is left empty. The table is UTF-8; bytes of a file's name
+    that are not are written as ``\udcff``.
 
     Args:
         path (str | Path): The CSV file; an old one is replaced.
@@ -49,8 +51,7 @@ class PredictionTable(Visualizer):
         """Begin the file."""
         del trainer, pl_module
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
+        self._write("w", [COLUMNS])
 
     on_test_start = on_predict_start
 
@@ -65,10 +66,14 @@ class PredictionTable(Visualizer):
     ) -> None:
         """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(describe(item) for item in batch)
+        self._write("a", [describe(item) for item in batch])
 
     on_test_batch_end = on_predict_batch_end
+
+    def _write(self, mode: str, lines: list[tuple[str, ...]]) -> None:
+        # A file's name may be no UTF-8: that must neither stop a pass nor make a table that cannot be read.
+        with self.path.open(mode, encoding="utf-8", errors="backslashreplace", newline="") as file:
+            csv.writer(file).writerows(lines)
 
 
 def describe(item: ImageItem) -> tuple[str, ...]:
@@ -82,16 +87,28 @@ def describe(item: ImageItem) -> tuple[str, ...]:
     """
     score = "" if item.pred_score is None else f"{float(item.pred_score):.4f}"
     label = "" if item.pred_label is None else "defective" if bool(item.pred_label) else "good"
+    path = "" if item.image_path is None else str(item.image_path)
     if item.pred_mask is None:
-        return str(item.image_path), score, label, "", ""
-    with Image.open(item.image_path) as image:
-        width, height = image.size
+        return path, score, label, "", ""
+    width, height = _size(item)
     mask = item.pred_mask.squeeze().cpu()  # (H, W)
     x, y = width / mask.shape[1], height / mask.shape[0]
     (boxes,), _ = masks_to_boxes(mask.unsqueeze(0))  # first and last pixel
     corners = [(x0 * x, y0 * y, (x1 + 1) * x, (y1 + 1) * y) for x0, y0, x1, y1 in boxes.tolist()]
     written = "; ".join(" ".join(str(round(value)) for value in box) for box in corners)
-    return str(item.image_path), score, label, str(round(int(mask.sum()) * x * y)), written
+    return path, score, label, str(round(int(mask.sum()) * x * y)), written
+
+
+def _size(item: ImageItem) -> tuple[int, int]:
+    """Give width and height of the image's file, else of the image as the model got it."""
+    if item.image_path is not None:
+        try:
+            with Image.open(item.image_path) as image:
+                return image.size
+        except OSError:  # gone since it was scored
+            pass
+    height, width = item.image.shape[-2:]
+    return width, height
 
 
 def count_good_parts(folder: Path) -> int:

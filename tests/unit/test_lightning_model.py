@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import ImageBatch
+from anomalib.data import Folder, ImageBatch
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -84,6 +84,7 @@ def asked_about(model: ClipSam, category: str | None = None) -> str:
     model._trainer = SimpleNamespace(
         datamodule=None if category is None else SimpleNamespace(category=category),
         strategy=SimpleNamespace(checkpoint_io=None),
+        precision="32-true",
     )
     model.setup("test")
     model._trainer = None
@@ -160,7 +161,9 @@ def test_carried_weights_predict(monkeypatch: pytest.MonkeyPatch) -> None:
         assert values.amax() <= 1
 
 
-def test_mask_is_that_of_sam(model: ClipSam) -> None:
+def test_mask_is_that_of_sam(prompts: str) -> None:
+    all_of_it = ClipSamPostProcessor(keep_good_masks=True, pixel_sensitivity=1.0)
+    model = ClipSam(weights="demo", prompts=prompts, post_processor=all_of_it, **FAST).eval()
     image = torch.rand(2, 3, 90, 120)
     stages = model.model.stages(model.pre_processor(image))
     batch = model(image)
@@ -201,6 +204,16 @@ def test_share_that_sam_skips_is_logged(
         assert "SAM skipped 0 of 3 images (0 %)" in caplog.text
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_precision_of_the_trainer_that_converts_weights_is_refused(
+    model: ClipSam, three_pictures: Path, tmp_path: Path, precision: str
+) -> None:
+    engine = Engine(default_root_dir=tmp_path / "results", logger=False, accelerator="cpu", precision=precision)
+    with pytest.raises(ValueError, match=rf"precision is '{precision}'.* command line --model\.precision bf16"):
+        engine.predict(model, data_path=three_pictures)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_much_memory_is_warned_of(
     model: ClipSam,
@@ -218,6 +231,25 @@ def test_much_memory_is_warned_of(
         caplog.clear()
         engine.predict(model, data_path=three_pictures, return_predictions=kept)
         assert ("--return_predictions false" in caplog.text) == warned
+
+
+def test_what_decides_reaches_the_post_processor(prompts: str) -> None:
+    """And ``min_area`` counts pixels of what is given, not of what the model sees."""
+    model = ClipSam("demo", prompts=prompts, image_threshold=0.0, pixel_threshold=0.25, min_area=9, **FAST).eval()
+    post_processor = model.post_processor
+    assert post_processor.by_hand == {"image": 0.0, "pixel": 0.25}
+    assert (post_processor.min_area, post_processor.keep_good_masks) == (9, False)
+    assert ClipSam("demo", prompts=prompts, keep_good_masks=True, **FAST).post_processor.keep_good_masks
+    image = torch.rand(1, 3, 90, 120)
+    assert model(image).pred_mask.any()
+    post_processor.min_area = 90 * 120
+    assert not model(image).pred_mask.any()
+
+
+@pytest.mark.parametrize("given", [{"image_threshold": 0.0}, {"min_area": 5}, {"keep_good_masks": True}])
+def test_what_decides_is_not_dropped_beside_another_post_processor(prompts: str, given: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} cannot be set beside a post-processor of your own"):
+        ClipSam("demo", prompts=prompts, post_processor=PostProcessor(), **given, **FAST)
 
 
 def test_arguments_reach_their_parts(prompts: str) -> None:
@@ -261,15 +293,71 @@ def test_groups_of_arguments_are_those_of_the_parts(group: type, part: type) -> 
     assert {name: kind.__name__ for name, kind in get_type_hints(group).items()} == written
 
 
-def test_true_masks_come_to_the_size_of_the_maps(model: ClipSam) -> None:
+@pytest.mark.parametrize(
+    ("size", "map_size"), [((192, 192), (40, 40)), ((200, 300), (27, 40)), ((300, 200), (40, 27)), ((40, 20), (40, 20))]
+)
+def test_true_masks_come_to_the_size_of_the_maps(
+    model: ClipSam, size: tuple[int, int], map_size: tuple[int, int]
+) -> None:
     """Whatever pre-processor was before. The left half stays the left half."""
-    mask = torch.zeros(2, 192, 192, dtype=torch.bool)
-    mask[1, :, :96] = True
+    mask = torch.zeros(2, *size, dtype=torch.bool)
+    mask[1, :, : size[1] // 2] = True
     for step in (model.validation_step, model.test_step):
-        batch = step(ImageBatch(image=torch.rand(2, 3, 192, 192), gt_mask=mask.clone()), 0)
-        assert (batch.gt_mask.shape, batch.gt_mask.dtype) == ((2, 40, 40), torch.bool)
-        assert batch.gt_mask[1, :, :20].all()
-        assert batch.gt_mask.sum() == 40 * 20
+        batch = step(ImageBatch(image=torch.rand(2, 3, *size), gt_mask=mask.clone()), 0)
+        assert (batch.gt_mask.shape, batch.gt_mask.dtype) == ((2, *map_size), torch.bool)
+        assert batch.anomaly_map.shape == batch.gt_mask.shape
+        half = map_size[1] // 2
+        assert batch.gt_mask[1, :, :half].all()
+        assert not batch.gt_mask[1, :, half + 1 :].any()
+        assert not batch.gt_mask[0].any()
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Folder:
+    """A data module of two good and two defective pictures with masks, 30 x 40 pixels."""
+    for index in range(2):
+        for name, values in (("good", 60 + index), ("bad", 180 + index), ("mask", 0)):
+            (tmp_path / "parts" / name).mkdir(parents=True, exist_ok=True)
+            image = np.full((30, 40, 3), values, np.uint8)
+            if name != "good":
+                image[5:15, 20:35] = 255
+            cv2.imwrite(str(tmp_path / "parts" / name / f"{index}.png"), image)
+    return Folder(
+        "parts",
+        "good",
+        tmp_path / "parts",
+        "bad",
+        "good",
+        mask_dir="mask",
+        val_split_mode="same_as_test",
+        num_workers=0,
+        eval_batch_size=3,
+    )
+
+
+def quiet_engine(tmp_path: Path, **more: object) -> Engine:
+    return Engine(
+        default_root_dir=tmp_path / "results", logger=False, accelerator="cpu", enable_progress_bar=False, **more
+    )
+
+
+@pytest.mark.parametrize("resize", [256, 300, (200, 300), None])
+def test_pre_processor_of_ones_own_is_tested_with_masks(
+    prompts: str, labelled: Folder, tmp_path: Path, resize: int | tuple[int, int] | None
+) -> None:
+    pre_processor = False if resize is None else PreProcessor(Resize(resize))
+    model = ClipSam("demo", prompts=prompts, pre_processor=pre_processor, visualizer=False, **FAST)
+    (metrics,) = quiet_engine(tmp_path).test(model, datamodule=labelled, verbose=False)
+    assert 0 <= metrics["pixel_AUROC"] <= 1
+
+
+def test_checkpoint_of_another_map_size_is_tested_with_masks(prompts: str, labelled: Folder, tmp_path: Path) -> None:
+    arguments = {"prompts": prompts, "visualizer": False, **FAST}
+    quiet_engine(tmp_path).test(ClipSam("demo", **arguments), datamodule=labelled, verbose=False)
+    (path,) = (tmp_path / "results").rglob("*.ckpt")
+    model = ClipSam("demo", **{**arguments, "map_size": 50})
+    (metrics,) = quiet_engine(tmp_path).test(model, datamodule=labelled, ckpt_path=path, verbose=False)
+    assert 0 <= metrics["pixel_AUROC"] <= 1
 
 
 def test_adapters(prompts: str, tmp_path: Path) -> None:
@@ -389,7 +477,8 @@ class MVTecAD(SimpleNamespace):
 
 
 def set_up(model: ClipSam, datamodule: SimpleNamespace | None) -> None:
-    model._trainer = SimpleNamespace(datamodule=datamodule, strategy=SimpleNamespace(checkpoint_io=None))
+    strategy = SimpleNamespace(checkpoint_io=None)
+    model._trainer = SimpleNamespace(datamodule=datamodule, strategy=strategy, precision="32-true")
     model.setup("test")
     model._trainer = None
 

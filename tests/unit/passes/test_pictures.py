@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import struct
+import subprocess
+import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +25,9 @@ from anomalib.data import Folder, PredictDataset
 from anomalib.data.datasets import AnomalibDataset
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_clipsam.passes import pictures
 from anomalib_clipsam.passes.pictures import PictureCheck, find_fault
 
 PICTURE = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8))
@@ -133,6 +140,85 @@ def test_masks(tmp_path: Path) -> None:
     assert find_fault(picture, mask) == f"has a mask that cannot be used: {mask} is empty"
 
 
+# ---------------------------------------------------------------- a stranger's file
+
+
+@pytest.mark.parametrize("extension", IMG_EXTENSIONS)
+def test_every_format_that_anomalib_lists_is_read(tmp_path: Path, extension: str) -> None:
+    PICTURE.save(tmp_path / f"picture{extension}")
+    assert find_fault(tmp_path / f"picture{extension}") is None
+
+
+@pytest.mark.parametrize("kind", ["eps", "gif", "ico", "pdf"])
+def test_other_formats_are_not_opened_whatever_the_file_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """PIL starts Ghostscript, a language of its own, for an EPS file."""
+    PICTURE.save(tmp_path / "picture.png", format=kind)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_args, **_kwargs: pytest.fail("another program"))
+    monkeypatch.setattr(subprocess, "check_call", lambda *_args, **_kwargs: pytest.fail("another program"))
+    assert find_fault(tmp_path / "picture.png") == "is no picture in BMP, JPEG, PNG, PPM, TIFF or WEBP"
+
+
+@pytest.mark.parametrize(("width", "sound"), [(150, True), (151, False)])
+def test_pictures_of_more_pixels_than_pil_calls_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, sound: bool
+) -> None:
+    """PIL itself warns of them, and refuses those of twice as many only."""
+    Image.new("L", (width, 100)).save(tmp_path / "picture.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        fault = find_fault(tmp_path / "picture.png")
+    refused = "cannot be read (its 15,100 pixels are more than 15,000, PIL.Image.MAX_IMAGE_PIXELS: save it smaller)"
+    assert fault == (None if sound else refused)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert find_fault(tmp_path / "picture.png") is None
+
+
+@pytest.mark.parametrize(("pixels", "most"), [(100, 8), (150, 4), (350, 2), (600, 1), (10_000, 1)])
+def test_fewer_threads_decode_large_pictures(monkeypatch: pytest.MonkeyPatch, pixels: int, most: int) -> None:
+    """No more pixels at once than the shares of all threads."""
+    monkeypatch.setattr(pictures, "SHARE", 101)
+    inside, lock, seen = 0, threading.Lock(), []
+    started = threading.Barrier(most, timeout=20)
+
+    def decode(_number: int) -> None:
+        nonlocal inside
+        with pictures._room(pixels):
+            with lock:
+                inside += 1
+                seen.append(inside)
+            started.wait()  # so many are inside at once, or this raises
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(pictures.THREADS) as pool:
+        list(pool.map(decode, range(3 * pictures.THREADS // most * most)))
+    assert max(seen) == most
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "picture.png")
+    assert find_fault(tmp_path / "picture.png") == "cannot be read (it is no file)"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_cannot_forge_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    (tmp_path / "b\nERROR all is lost\x1b[31m.png").touch()
+    dataset, check = PredictDataset(tmp_path), PictureCheck()
+    trainer = trainer_with("predict", DataLoader(dataset))
+    check.setup(trainer, None, "predict")
+    check.teardown(trainer, None, "predict")
+    (message,) = caplog.messages
+    assert message.splitlines()[1:] == [rf"{tmp_path}/b\nERROR all is lost\x1b[31m.png is empty"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"scored: .*/b\\nERROR all is lost\\x1b\[31m\.png is empty\. Fix"):
+        PictureCheck().setup(trainer_with("predict", DataLoader(PredictDataset(tmp_path))), None, "predict")
+
+
 # ---------------------------------------------------------------- a pass
 
 
@@ -149,7 +235,8 @@ def test_one_of_a_thousand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     check.teardown(trainer, None, "predict")
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"1 of 1000 pictures were skipped. Fix these files to have them scored:\n{tmp_path / '500.png'} is no picture"
+        f"1 of 1000 pictures were skipped. Fix these files to have them scored:\n{tmp_path / '500.png'} is no picture "
+        "in BMP, JPEG, PNG, PPM, TIFF or WEBP"
     )
     assert len(dataset) == 1000
 

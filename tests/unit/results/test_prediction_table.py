@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
+import pytest
 import torch
-from anomalib.data import ImageItem
+from anomalib.data import ImageItem, PredictDataset
 from PIL import Image
 
 from anomalib_clipsam.results.prediction_table import PredictionTable, describe
@@ -31,9 +33,44 @@ def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
     assert describe(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100")
 
 
+@pytest.mark.parametrize("name", [None, "gone.png"])
+def test_without_a_file_mask_and_boxes_are_in_pixels_of_the_image(tmp_path: Path, name: str | None) -> None:
+    mask = torch.zeros(5, 10, dtype=torch.bool)
+    mask[1:3, 4:9] = True
+    path = None if name is None else str(tmp_path / name)
+    item = ImageItem(image=torch.zeros(3, 10, 40), image_path=path, pred_mask=mask)
+    assert describe(item) == (path or "", "", "", str(2 * 5 * 2 * 4), "16 2 36 6")
+
+
+def test_image_without_a_file_and_a_mask() -> None:
+    item = ImageItem(image=torch.zeros(3, 5, 5), pred_score=torch.tensor(0.5))
+    assert describe(item) == ("", "0.5000", "", "", "")
+
+
+def test_name_that_is_not_utf_8_does_not_stop_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    table = PredictionTable(path)
+    names = [os.fsdecode(b"caf\xe9.png"), "caf\u00e9.png"]
+    items = [ImageItem(image=torch.zeros(3, 4, 6), image_path=name, pred_score=torch.tensor(0.5)) for name in names]
+    table.on_predict_start(Mock(), Mock())
+    table.on_predict_batch_end(Mock(), Mock(), Mock(), items, 0)
+    assert path.read_text(encoding="utf-8").splitlines()[1:] == ["caf\\udce9.png,0.5000,,,", "caf\u00e9.png,0.5000,,,"]
+
+
 def test_what_is_not_predicted_is_left_empty() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
     assert describe(item) == ("a.png", "", "defective", "", "")
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "@SUM(1).png", "+1.png", "-1.png"])
+def test_names_of_files_are_no_formulas_of_a_spreadsheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Files are listed with their whole path, also those of the folder that one is in."""
+    Image.new("RGB", (5, 5)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", Path()):
+        assert describe(PredictDataset(folder)[0])[0] == str(tmp_path / name)
 
 
 def test_lines_are_written_batch_by_batch_and_an_old_table_is_replaced(tmp_path: Path) -> None:
