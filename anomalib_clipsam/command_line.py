@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How this package speaks on anomalib's command line: one sentence for an error that a user can mend, each log line once.
+"""How this package speaks on anomalib's command line: one sentence for an error that a user can mend, no line twice.
 
 In Python the same errors are raised as everywhere. Errors that nobody has put into a sentence keep their traceback.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
     from types import TracebackType
 
 PACKAGE = __name__.partition(".")[0]
@@ -58,21 +58,20 @@ def find_for_users(error: BaseException) -> BaseException | None:
     return next(filter(None, map(find_for_users, tried or ())), None)
 
 
-def sentence(error: BaseException, options: Iterable[str], prefix: str) -> str:
+def sentence(error: BaseException, options: Mapping[str, str]) -> str:
     """Say an error in the words of a command line: ``weights='lite'`` is ``--model.weights lite`` there.
 
     Args:
         error (BaseException): The error.
-        options (Iterable[str]): Python's names of what the command line has options for.
-        prefix (str): What comes before an option's name there, such as ``"--model."``.
+        options (Mapping[str, str]): Python's name of an argument -> the command line's, such as ``"--model.weights"``.
 
     Returns:
         str: One line.
     """
     text = " ".join(str(error).split())
     name = rf"\b({'|'.join(options)})"
-    text = re.sub(rf"{name}='([^']*)'", rf"{prefix}\1 \2", text)
-    return re.sub(rf"`{name}`", rf"`{prefix}\1`", text)
+    text = re.sub(rf"{name}='([^']*)'", lambda found: f"{options[found[1]]} {found[2]}", text)
+    return re.sub(rf"`{name}`", lambda found: f"`{options[found[1]]}`", text)
 
 
 def settle() -> None:
@@ -87,8 +86,8 @@ def settle() -> None:
         if found is not None:
             from anomalib_clipsam.lightning_model import ClipSam
 
-            text = sentence(found, inspect.signature(ClipSam).parameters, "--model.")
-            print(f"anomalib: {text}", file=sys.stderr)
+            options = {name: f"--model.{name}" for name in inspect.signature(ClipSam).parameters}
+            print(f"anomalib: {sentence(found, options)}", file=sys.stderr)
         elif advice is not None:
             print(f"anomalib: {error}. {advice}", file=sys.stderr)
         else:

@@ -54,6 +54,7 @@ from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
+from anomalib_clipsam.passes.advice import find_unused, refuse_videos
 from anomalib_clipsam.passes.checkpoints import check_what_is_read
 from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
@@ -235,6 +236,7 @@ class ClipSam(AnomalibModule):
         )
         self.class_name = class_name
         self._restored_class_name: str | None = None
+        self._logged: dict[str, str] = {}
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
         if localizer == "auto":
@@ -326,16 +328,21 @@ class ClipSam(AnomalibModule):
         Called by Lightning before every pass, so the name follows the data module, and before it reads a checkpoint.
 
         Args:
-            stage (str): Not used.
+            stage (str): The pass.
 
         Raises:
-            ValueError: If the trainer would convert the whole model to another precision.
+            ValueError: If the trainer would convert the whole model to another precision, or the data are videos.
         """
-        del stage
         if self._trainer is not None:
             _check_trainer_precision(self._trainer.precision)
             check_what_is_read(self._trainer)
-        self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
+        datamodule = getattr(self._trainer, "datamodule", None)
+        refuse_videos(datamodule)
+        if stage in ("validate", "test") and (not self.k_shot or self.few_shot_source):
+            unused = find_unused(datamodule)
+            if unused is not None:
+                self._log_once("unused", unused)
+        self._learn(DATA_SETS.get(type(datamodule).__name__))
         self._choose_class_name()
         judge = self.model.judge
         if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
@@ -358,7 +365,9 @@ class ClipSam(AnomalibModule):
             self.model.localizer.use_learned(load_adapters(row.name))
             self._learned, self._weight_names["adapters"] = row, row.name
         if row.trained_on is not None:
-            logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+            self._log_once(
+                "weights", f"The map's learned weights are {row.name}: its authors trained them on {row.trained_on}."
+            )
         if tested_on is not None and row.trained_on == tested_on:
             logger.warning(
                 "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
@@ -376,8 +385,14 @@ class ClipSam(AnomalibModule):
         )
         name, source = next((name, source) for name, source in choices if name)
         if self.model.localizer.uses_class_name:
-            logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+            self._log_once("class name", f"Text prompts ask about '{name}' (class name from the {source}).")
         self.model.set_class_name(name)
+
+    def _log_once(self, about: str, text: str) -> None:
+        """Log what is the same in pass after pass when it changes only."""
+        if self._logged.get(about) != text:
+            self._logged[about] = text
+            logger.info(text)
 
     def on_validation_start(self) -> None:
         """Say what a validation pass is for, and look at the references."""

@@ -193,8 +193,6 @@ def _copy(path: Path, source: Source, folder: Path) -> Path:
 
 def _download(row: WeightFile, source: Source, folder: Path) -> Path:
     """Download one source into a folder, checked."""
-    import torch  # here, since it takes ten seconds to import, and `anomalib-clipsam weights list` needs none of it
-
     if hub_constants.HF_HUB_OFFLINE:
         msg = "not tried, because HF_HUB_OFFLINE is set"
         raise OSError(msg)

@@ -115,7 +115,8 @@ def test_folder_outside_ascii(shown: Callable) -> None:
     ],
 )
 def test_words_of_the_command_line(text: str, expected: str) -> None:
-    assert sentence(ValueError(text), ["weights", "k_shot"], "--model.") == expected
+    options = {name: f"--model.{name}" for name in ("weights", "k_shot")}
+    assert sentence(ValueError(text), options) == expected
 
 
 def test_log_lines_are_printed_once(shown: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

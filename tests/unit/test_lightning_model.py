@@ -606,6 +606,14 @@ def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCapt
     assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
 
 
+def test_class_name_is_logged_when_it_changes_only(caplog: pytest.LogCaptureFixture) -> None:
+    model = ClipSam("demo")
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        for category in ("bolt", "bolt", "nut", "nut", "bolt"):
+            asked_about(model, category)
+    assert [message.split("'")[1] for message in caplog.messages] == ["bolt", "nut", "bolt"]
+
+
 # ---------------------------------------------------------------- hyper-parameters and checkpoints
 
 
