@@ -24,8 +24,10 @@ See Also:
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +37,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
@@ -50,25 +53,25 @@ from anomalib_clipsam.clip.references import (
     Thresholds,
     build_judge,
 )
-from anomalib_clipsam.compute.hashing import hash_tensors
+from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.advice import find_unused, refuse_videos
-from anomalib_clipsam.passes.checkpoints import check_what_is_read
+from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read
 from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import ClipSamModel, check_images
+from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.store import announce
 from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_weights, learned_for
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from anomalib.data import Batch, InferenceBatch
     from lightning.pytorch import Callback
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from anomalib_clipsam.weights.table import WeightFile
 
 logger = logging.getLogger(__name__)
+logger.addFilter(lambda _record: rank_zero_only.rank == 0)  # once, not in each of several processes
 
 __all__ = ["ClipSam"]
 
@@ -85,6 +89,9 @@ FROZEN = "model."
 """Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
 """Key of the checkpoint's entry about the frozen weights and the text."""
+SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
+GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
+"""What these entries of a checkpoint hold at least, and its types."""
 TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
 MUCH_MEMORY = 2 * 10**9
@@ -202,6 +209,11 @@ class ClipSam(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         check_types(ClipSam.__init__, locals())  # first of all, while it holds the arguments as they were given
+        # As text: a checkpoint and an export's metadata cannot hold a path.
+        prompts, adapters, clip_weights, sam_weights, few_shot_source = (
+            str(file) if isinstance(file, Path) else file
+            for file in (prompts, adapters, clip_weights, sam_weights, few_shot_source)
+        )
         if class_name is not None and not class_name.strip():
             msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
             raise ValueError(msg)
@@ -474,7 +486,7 @@ class ClipSam(AnomalibModule):
     def _good_parts_at(self) -> str:
         """Say where good parts are read from."""
         if self.few_shot_source is not None:
-            return str(self.few_shot_source)
+            return self.few_shot_source
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
         named = [getattr(datamodule, name, None) for name in ("name", "root", "category")]
         return " ".join(["the training data of", *(str(value) for value in named if value is not None)])
@@ -494,11 +506,12 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False):
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not self.trainer.is_global_zero):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
-            self.model.collect(batch.image)
+            with _naming(batch):
+                self.model.collect(batch.image)
         judge.judge(whole.files, self.model.class_name)
         self._use_thresholds()
 
@@ -538,17 +551,21 @@ class ClipSam(AnomalibModule):
     def _log_share(self) -> None:
         """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
         judge = self.model.judge
-        if judge is not None:
-            if judge.judged and judge.unlike > judge.judged / 2:
-                logger.warning(
-                    "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
-                    "in the same way?",
-                    judge.unlike,
-                    judge.judged,
-                )
-            judge.unlike = judge.judged = 0
-        seen, refined = self.model.images_seen, self.model.images_refined
+        counts = [self.model.images_seen, self.model.images_refined]
+        counts += [0, 0] if judge is None else [judge.judged, judge.unlike]
+        # of all processes, each of which has seen a part of the pictures
+        total = self.trainer.strategy.reduce(torch.tensor(counts, device=self.device), reduce_op="sum")
+        seen, refined, judged, unlike = total.tolist()
         self.model.images_seen = self.model.images_refined = 0
+        if judge is not None:
+            judge.unlike = judge.judged = 0
+        if judged and unlike > judged / 2:
+            logger.warning(
+                "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
+                "in the same way?",
+                unlike,
+                judged,
+            )
         if seen:
             skipped = seen - refined
             logger.info(
@@ -570,7 +587,8 @@ class ClipSam(AnomalibModule):
             STEP_OUTPUT: The batch with predictions.
         """
         del args, kwargs
-        predictions = self.model(batch.image)
+        with _naming(batch):
+            predictions = self.model(batch.image)
         if self._validated is not None:
             self._validated.put(self._keys(batch), predictions)
         return _answer(batch, predictions)
@@ -590,7 +608,15 @@ class ClipSam(AnomalibModule):
         known = None
         if self._validated is not None and self._validated.kept:
             known = self._validated.get(self._keys(batch), batch.image.device)
-        return _answer(batch, self.model(batch.image) if known is None else known)
+        if known is None:
+            with _naming(batch):
+                known = self.model(batch.image)
+        return _answer(batch, known)
+
+    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Predict a batch. See :meth:`AnomalibModule.predict_step`."""
+        with _naming(batch):
+            return super().predict_step(batch, *args, **kwargs)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
         """Give a key per image for all that determines its prediction."""
@@ -625,10 +651,14 @@ class ClipSam(AnomalibModule):
         """
         weights = {"localizer": dict(self.model.localizer.named_parameters())}
         if self.model.sam is not None:
-            weights["sam"] = self.model.sam.state_dict()
+            weights["sam"] = self.model.sam.state_dict(keep_vars=True)
         clip, adapters, sam = (self._weight_names[part] for part in ("clip", "adapters", "sam"))
         names = {"localizer": f"{clip} with {adapters}" if adapters else clip, "sam": sam}
-        return {part: {"name": names[part], "sha256": hash_tensors(tensors)} for part, tensors in weights.items()}
+        networks = {"localizer": self.model.localizer, "sam": self.model.sam}
+        return {
+            part: {"name": names[part], "sha256": hash_weights(networks[part], tensors)}
+            for part, tensors in weights.items()
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save thresholds, text embeddings, and names and hashes of the frozen weights, not the weights.
@@ -689,14 +719,22 @@ class ClipSam(AnomalibModule):
             checkpoint (dict[str, Any]): What Lightning has read.
 
         Raises:
-            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights.
+            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights, or if an entry is
+                missing or no such thing.
         """
         saved = checkpoint.get(CHECKPOINT_KEY)
         if saved is None:
             msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
             raise ValueError(msg)
+        check_entries(checkpoint, {"state_dict": dict})
+        check_entries(saved, SAVED)
+        for name, entries in (("references", {"references": str}), ("good_parts", GOOD_PARTS)):
+            if saved.get(name) is not None:
+                check_entries(saved[name], entries)
+        check_entries(saved["weights"], {"localizer": dict})  # one made without SAM fits a model with SAM too
         for part, weights in self.frozen_weights().items():
-            made_with = saved["weights"].get(part, weights)  # one made without SAM fits a model with SAM too
+            made_with = saved["weights"].get(part, weights)
+            check_entries(made_with, {"name": str, "sha256": str})
             if made_with["sha256"] != weights["sha256"]:
                 msg = (
                     f"The checkpoint was made with other weights of the {part}: {made_with['name']} (SHA-256 of the "
@@ -715,7 +753,8 @@ class ClipSam(AnomalibModule):
         super().on_load_checkpoint(checkpoint)
         self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
-        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+        own = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
+        checkpoint["state_dict"] = {**own, **frozen}  # whatever the file holds under their names
         self._restored_class_name = saved["class_name"]
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
@@ -785,6 +824,19 @@ class ClipSam(AnomalibModule):
             PostProcessor: The post-processor.
         """
         return ClipSamPostProcessor()
+
+
+@contextmanager
+def _naming(batch: Batch) -> Iterator[None]:
+    """Name the files of pictures about which something is not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if not batch.image_path:
+            raise
+        names = ", ".join(str(batch.image_path[place]) for place in error.images)
+        msg = f"{names}: {error}"
+        raise NotFiniteError(msg, error.images) from error
 
 
 def _check_trainer_precision(precision: str) -> None:

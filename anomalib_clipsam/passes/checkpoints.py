@@ -67,6 +67,26 @@ class CheckedCheckpointIO(CheckpointIO):
             raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
 
 
+def check_entries(saved: Any, types: dict[str, type | tuple[type, ...]]) -> None:
+    """Raise unless something that was read from a checkpoint has some entries.
+
+    Args:
+        saved (Any): What was read.
+        types (dict[str, type | tuple[type, ...]]): Type of each entry that it must have.
+
+    Raises:
+        ValueError: If one is missing or of another type.
+    """
+    entries = saved if isinstance(saved, dict) else {}
+    wrong = [name for name, kinds in types.items() if not isinstance(entries.get(name), kinds)]
+    if wrong:
+        msg = (
+            f"The checkpoint lacks {', '.join(wrong)}, or has something else there. Give an unchanged file that "
+            "`anomalib test` or `train` has written, or calibrate anew without it."
+        )
+        raise ValueError(msg)
+
+
 def check_what_is_read(trainer: Trainer) -> None:
     """Let a trainer read checkpoints with :class:`CheckedCheckpointIO`.
 

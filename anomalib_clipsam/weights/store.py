@@ -24,7 +24,7 @@ from huggingface_hub import constants as hub_constants
 from huggingface_hub import try_to_load_from_cache
 from tqdm import tqdm
 
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -129,7 +129,7 @@ SKIPPED: dict[str, tuple[Callable[[Path], object], str]] = {
     "postscript.png": (lambda path: part().save(path, format="eps"), "is no picture in BMP, JPEG, PNG, PPM, TIFF or"),
     "19000-by-5000.png": (
         lambda path: path.write_bytes(png(struct.pack(">IIBBBBB", 19_000, 5_000, 8, 0, 0, 0, 0))),
-        "its 95,000,000 pixels are more than 89,478,485, PIL.Image.MAX_IMAGE_PIXELS: save it smaller",
+        "has 95,000,000 pixels, more than the 89,478,485 of PIL.Image.MAX_IMAGE_PIXELS: save it smaller",
     ),
     "nan-floats.tiff": (lambda path: like(np.full((9, 9), NAN, np.float32), path), "holds values from nan to nan"),
 }

@@ -13,7 +13,6 @@ import subprocess
 import threading
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,32 +169,33 @@ def test_pictures_of_more_pixels_than_pil_calls_safe(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         fault = find_fault(tmp_path / "picture.png")
-    refused = "cannot be read (its 15,100 pixels are more than 15,000, PIL.Image.MAX_IMAGE_PIXELS: save it smaller)"
+    refused = "has 15,100 pixels, more than the 15,000 of PIL.Image.MAX_IMAGE_PIXELS: save it smaller"
     assert fault == (None if sound else refused)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert find_fault(tmp_path / "picture.png") is None
 
 
-@pytest.mark.parametrize(("pixels", "most"), [(100, 8), (150, 4), (350, 2), (600, 1), (10_000, 1)])
-def test_fewer_threads_decode_large_pictures(monkeypatch: pytest.MonkeyPatch, pixels: int, most: int) -> None:
-    """No more pixels at once than the shares of all threads."""
-    monkeypatch.setattr(pictures, "SHARE", 101)
-    inside, lock, seen = 0, threading.Lock(), []
-    started = threading.Barrier(most, timeout=20)
+@pytest.mark.parametrize(("large", "most"), [(10**6, 8), (2399, 1)])
+def test_large_pictures_are_decoded_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, most: int
+) -> None:
+    """In one thread: memory that others have freed may stay theirs."""
+    monkeypatch.setattr(pictures, "LARGE", large)
+    for index in range(16):
+        PICTURE.save(tmp_path / f"{index}.png")  # 2400 pixels
+    decode, seen = pictures._decode, []
+    together = threading.Barrier(most, timeout=20)
 
-    def decode(_number: int) -> None:
-        nonlocal inside
-        with pictures._room(pixels):
-            with lock:
-                inside += 1
-                seen.append(inside)
-            started.wait()  # so many are inside at once, or this raises
-            with lock:
-                inside -= 1
+    def watched(image: Image.Image, mode: str) -> str | None:
+        seen.append(threading.get_ident())
+        together.wait()  # so many are inside at once, or this raises
+        return decode(image, mode)
 
-    with ThreadPoolExecutor(pictures.THREADS) as pool:
-        list(pool.map(decode, range(3 * pictures.THREADS // most * most)))
-    assert max(seen) == most
+    monkeypatch.setattr(pictures, "_decode", watched)
+    dataset = PredictDataset(tmp_path)
+    PictureCheck().leave_out(dataset)
+    assert len(dataset) == len(seen) == 16
+    assert (len(set(seen)) == 1) == (most == 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
