@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 PACKAGE = __name__.partition(".")[0]
 
-#: anomalib module -> our module, the class in it, the anomalib modules that get the class.
+#: anomalib module -> our module, the class in it and the anomalib modules that get it; or a function that is called.
 HOSTS = {
     "anomalib.models": (f"{PACKAGE}.lightning_model", "ClipSam", ("anomalib.models", "anomalib.models.image")),
     "anomalib.data": (f"{PACKAGE}.demo.datamodule", "DrawnParts", ("anomalib.data",)),
+    "anomalib.cli.cli": (f"{PACKAGE}.command_line", "settle", ()),
 }
 
 
@@ -105,8 +106,8 @@ class _Finder:
             module_name, class_name, places = HOSTS[host]
             try:
                 cls = getattr(import_module(module_name), class_name)
-                if "anomalib.cli.cli" in sys.modules:  # the command line, which imports both hosts
-                    import_module(f"{PACKAGE}.command_line").settle()
+                if not places:
+                    cls()
             except Exception as error:  # noqa: BLE001  # whatever it is, anomalib must work as before
                 self.warn(f"{type(error).__name__}: {error}")
                 continue
