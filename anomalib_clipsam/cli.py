@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.messages import printable
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -179,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         text, code = options.run(options)
     except (OSError, ValueError) as error:
-        options.command.exit(2, f"{options.command.prog}: {' '.join(str(error).split())}\n")
+        options.command.exit(2, f"{options.command.prog}: {printable(' '.join(str(error).split()))}\n")
     print(text, end="")
     if code:
         sys.exit(code)

@@ -16,7 +16,7 @@ import anomalib_clipsam
 ROOT = Path(anomalib_clipsam.__file__).parent
 METHOD = {"ppg", "cps", "fusion", "frame"}
 ALLOWED = {
-    "cli": {"compare", "results", "lightning_model", "weights", "clip"},
+    "cli": {"compare", "results", "lightning_model", "weights", "clip", "messages"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {

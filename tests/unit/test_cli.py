@@ -50,6 +50,12 @@ def test_error_is_one_line_and_exit_code_2(
     assert err.startswith("anomalib-clipsam prompts: ")
 
 
+def test_error_has_no_control_characters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["prompts", "--prompts", str(tmp_path / "a\x1b[2J\nb.yaml")])
+    assert r"a\x1b[2J b.yaml" in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
