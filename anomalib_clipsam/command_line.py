@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from rich.logging import RichHandler
 
+from anomalib_clipsam.messages import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -68,7 +70,7 @@ def sentence(error: BaseException, options: Mapping[str, str]) -> str:
     Returns:
         str: One line.
     """
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     name = rf"\b({'|'.join(options)})"
     text = re.sub(rf"{name}='([^']*)'", lambda found: f"{options[found[1]]} {found[2]}", text)
     return re.sub(rf"`{name}`", lambda found: f"`{options[found[1]]}`", text)
@@ -89,7 +91,7 @@ def settle() -> None:
             options = {name: f"--model.{name}" for name in inspect.signature(ClipSam).parameters}
             print(f"anomalib: {sentence(found, options)}", file=sys.stderr)
         elif advice is not None:
-            print(f"anomalib: {error}. {advice}", file=sys.stderr)
+            print(f"anomalib: {printable(error)}. {advice}", file=sys.stderr)
         else:
             shown_before(kind, error, traceback)
 

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,8 +58,9 @@ from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
+from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.advice import find_unused, refuse_videos
-from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read
+from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
 from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
 from anomalib_clipsam.passes.pictures import PictureCheck
@@ -397,7 +399,8 @@ class ClipSam(AnomalibModule):
         )
         name, source = next((name, source) for name, source in choices if name)
         if self.model.localizer.uses_class_name:
-            self._log_once("class name", f"Text prompts ask about '{name}' (class name from the {source}).")
+            text = f"Text prompts ask about '{printable(name)}' (class name from the {source})."
+            self._log_once("class name", text)
         self.model.set_class_name(name)
 
     def _log_once(self, about: str, text: str) -> None:
@@ -712,6 +715,24 @@ class ClipSam(AnomalibModule):
         self._read_from = None
         logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ClipSam:
+        """Load a model from a checkpoint, without torch's advice to run what code another file holds.
+
+        Args:
+            checkpoint_path (Any): The file.
+            *args: As anomalib's.
+            **kwargs: As anomalib's.
+
+        Returns:
+            ClipSam: The model.
+
+        Raises:
+            ValueError: If the file holds more than tensors and plain values.
+        """
+        with naming(checkpoint_path, (UnpicklingError,)):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
 
@@ -834,7 +855,7 @@ def _naming(batch: Batch) -> Iterator[None]:
     except NotFiniteError as error:
         if not batch.image_path:
             raise
-        names = ", ".join(str(batch.image_path[place]) for place in error.images)
+        names = ", ".join(printable(batch.image_path[place]) for place in error.images)
         msg = f"{names}: {error}"
         raise NotFiniteError(msg, error.images) from error
 

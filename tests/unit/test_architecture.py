@@ -44,7 +44,7 @@ ALLOWED = {
     "messages": set(),
     "compute": set(),
     "demo": set(),
-    "command_line": {"lightning_model"},
+    "command_line": {"lightning_model", "messages"},
     "_autoload": set(),
 }
 """Room, a folder or a module of the root -> the rooms that it may import."""

@@ -82,6 +82,12 @@ def test_commands_import_no_more_than_they_need() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_error_has_no_control_characters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["prompts", "--prompts", str(tmp_path / "a\x1b[2J\nb.yaml")])
+    assert r"a\x1b[2J b.yaml" in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])

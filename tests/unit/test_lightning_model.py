@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import traceback
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_type_hints
@@ -629,6 +630,13 @@ def test_order_of_class_names(prompts: str) -> None:
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
 
 
+def test_class_name_cannot_forge_lines_of_the_log(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a stranger's checkpoint's."""
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        asked_about(model, "nut\nERROR")
+    assert r"Text prompts ask about 'nut\nERROR' (class name from the data module)." in caplog.messages
+
+
 def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
     image = torch.rand(1, 3, 40, 40)
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
@@ -687,6 +695,14 @@ def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
     torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
     loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
     assert {name: loaded.hparams[name] for name in files} == {name: str(file) for name, file in files.items()}
+
+
+def test_file_with_code_is_no_checkpoint_and_no_advice_is_given_to_run_it(tmp_path: Path) -> None:
+    """As `anomalib export --ckpt_path` reads one."""
+    torch.save({"state_dict": print}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged or no checkpoint: Unsupported global") as raised:
+        ClipSam.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert "weights_only" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prompts: str, tmp_path: Path) -> None:
