@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 
 from anomalib_clipsam.clip.prompts import read_yaml
+from anomalib_clipsam.messages import printable
 
 logger = logging.getLogger(__name__)
 
@@ -92,5 +93,5 @@ class FolderNames:
             name = self.names.get(folder, DEFAULT_CLASS_NAME)
         if (folder, name) not in self._said:
             self._said.add((folder, name))
-            logger.info("Text prompts ask about '%s' in the folder '%s'.", name, folder)
+            logger.info("Text prompts ask about '%s' in the folder '%s'.", printable(name), printable(folder))
         return name
