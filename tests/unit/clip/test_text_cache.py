@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +120,18 @@ def test_text_is_encoded_in_float32_under_autocast(clip: CLIP, ensemble: PromptE
         file.unlink()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(text_of(clip, ensemble), expected)
+
+
+def test_planted_link_is_not_written_through(folder: Path, tmp_path: Path) -> None:
+    victim, text = tmp_path / "victim", torch.eye(2, 5)
+    victim.write_text("mine")
+    folder.mkdir()
+    for name in (f"key.{os.getpid()}.partial", "key.safetensors"):
+        (folder / name).symlink_to(victim)
+    text_cache.save_text("key", text)
+    assert torch.equal(text_cache.load_text("key", 5), text)
+    assert victim.read_text() == "mine"
+    assert not (folder / "key.safetensors").is_symlink()
 
 
 def test_disk_that_cannot_be_written(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:
