@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import Folder, ImageBatch, UCSDped
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -703,6 +703,25 @@ def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCapt
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Text prompts ask about 'bolt' (class name from the data module)."
     assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
+
+
+def test_videos_are_refused_before_a_pass(model: ClipSam) -> None:
+    with pytest.raises(ValueError, match="UCSDped gives videos"):
+        set_up(model, UCSDped())
+
+
+@pytest.mark.parametrize(("k_shot", "source", "said"), [(0, None, 1), (1, None, 0), (1, "good", 1)])
+def test_good_pictures_kept_for_a_training_are_told_once(
+    caplog: pytest.LogCaptureFixture, k_shot: int, source: str | None, said: int
+) -> None:
+    """Unless good parts to compare with are read from them."""
+    model = ClipSam("demo", refine=False, k_shot=k_shot, few_shot_source=source)
+    datamodule = SimpleNamespace(normal_test_dir=None, train_data=range(18))
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        set_up(model, datamodule)
+        set_up(model, datamodule)
+    told = [message for message in caplog.messages if message.startswith("18 good pictures are kept for a training")]
+    assert len(told) == said
 
 
 def test_class_name_is_logged_when_it_changes_only(caplog: pytest.LogCaptureFixture) -> None:
