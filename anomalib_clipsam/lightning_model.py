@@ -24,6 +24,7 @@ See Also:
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
@@ -53,24 +55,24 @@ from anomalib_clipsam.clip.references import (
     Thresholds,
     build_judge,
 )
-from anomalib_clipsam.compute.hashing import hash_tensors
+from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.checkpoints import check_what_is_read
+from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read
 from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import ClipSamModel, check_images
+from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.store import announce
 from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_weights, learned_for
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from anomalib.data import Batch, InferenceBatch
     from lightning.pytorch import Callback
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from anomalib_clipsam.weights.table import WeightFile
 
 logger = logging.getLogger(__name__)
+logger.addFilter(lambda _record: rank_zero_only.rank == 0)  # once, not in each of several processes
 
 __all__ = ["ClipSam"]
 
@@ -89,6 +92,9 @@ CHECKPOINT_KEY = "clip_sam"
 """Key of the checkpoint's entry about the frozen weights and the text."""
 DECISIVE = ("localizer", "clip_size", "prompts")
 """Settings without which a checkpoint's thresholds mean nothing; others shift scores, maps or masks a little."""
+SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
+GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
+"""What these entries of a checkpoint hold at least, and its types."""
 TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
 MUCH_MEMORY = 2 * 10**9
@@ -140,13 +146,23 @@ class ClipSam(AnomalibModule):
             :class:`anomalib_clipsam.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
         fusion (FusionArguments | None): Settings of the fusion, such as ``{"mode": "gate"}``, see
             :class:`anomalib_clipsam.fusion.Fusion`. Defaults to ``None``, its defaults.
+        image_threshold (float | None): Image score above which a picture is defective, in [0, 1], before anomalib
+            normalises it so that 0.5 is the threshold. Defaults to ``None``: as labels, good parts or the batch say,
+            else 0.5.
+        pixel_threshold (float | None): The same for the final map's pixels: a connected part of SAM's mask stays where
+            the map's mean in it passes. Defaults to ``None``.
+        min_area (int): Smallest connected part of a mask that stays, in pixels of the file. Defaults to ``0``, any.
+        keep_good_masks (bool): Whether a picture that is called good keeps its mask. Defaults to ``False``: it is
+            empty.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or, on a GPU,
             ``"fp16"``; see ``docs/performance.md`` for the time it saves and the error it makes. The localizer
             ``"winclip"`` stays in float32. Defaults to ``"float32"``.
         reuse_predictions (bool): Whether a test pass reuses the predictions of the validation pass before it for the
             same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
-        post_processor (nn.Module | bool): Post-processor, or whether to use the default. Defaults to ``True``.
+        post_processor (nn.Module | bool): Post-processor, or whether to use the default,
+            :class:`anomalib_clipsam.passes.processing.ClipSamPostProcessor`, which takes anomalib's sensitivities too.
+            Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
         visualizer (Visualizer | bool): Visualizer, or whether to use the default. Defaults to ``True``.
 
@@ -184,6 +200,10 @@ class ClipSam(AnomalibModule):
         ppg: PpgArguments | None = None,
         cps: CpsArguments | None = None,
         fusion: FusionArguments | None = None,
+        image_threshold: float | None = None,
+        pixel_threshold: float | None = None,
+        min_area: int = 0,
+        keep_good_masks: bool = False,
         precision: str = "float32",
         reuse_predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -192,6 +212,11 @@ class ClipSam(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         check_types(ClipSam.__init__, locals())  # first of all, while it holds the arguments as they were given
+        # As text: a checkpoint and an export's metadata cannot hold a path.
+        prompts, adapters, clip_weights, sam_weights, few_shot_source = (
+            str(file) if isinstance(file, Path) else file
+            for file in (prompts, adapters, clip_weights, sam_weights, few_shot_source)
+        )
         if class_name is not None and not class_name.strip():
             msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
             raise ValueError(msg)
@@ -205,6 +230,19 @@ class ClipSam(AnomalibModule):
         image_size = max(sam_row.image_size if refine else map_size, clip_size)  # what either of the two sees
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((image_size, image_size))
+        decisions = {
+            "image_threshold": image_threshold,
+            "pixel_threshold": pixel_threshold,
+            "min_area": min_area or None,
+            "keep_good_masks": keep_good_masks or None,
+        }
+        decisions = {name: value for name, value in decisions.items() if value is not None}
+        if post_processor is True:
+            post_processor = ClipSamPostProcessor(**decisions)
+        elif decisions:
+            named = ", ".join(decisions)
+            msg = f"{named} cannot be set beside a post-processor of your own. Give it to ClipSamPostProcessor instead."
+            raise ValueError(msg)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -394,10 +432,28 @@ class ClipSam(AnomalibModule):
         self._use_thresholds()
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
-        """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`."""
+        """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`.
+
+        The images should have the size of their files: ``min_area`` is counted in their pixels.
+        """
         if not torch.compiler.is_compiling():
             self.learn_good_parts()
-        return super().forward(batch)
+        predictions = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+        return self.post_process(predictions, batch.shape[-2:])
+
+    def post_process(self, predictions: InferenceBatch, image_size: Sequence[int]) -> InferenceBatch:
+        """Decide about predictions made outside anomalib's passes.
+
+        Args:
+            predictions (InferenceBatch): What the model gives.
+            image_size (Sequence[int]): Height and width that the images had before any resize.
+
+        Returns:
+            InferenceBatch: Normalised scores and maps, labels and masks; the predictions without a post-processor.
+        """
+        if isinstance(self.post_processor, ClipSamPostProcessor):
+            return self.post_processor(predictions, image_size)
+        return self.post_processor(predictions) if self.post_processor else predictions
 
     def learn_good_parts(self) -> None:
         """Read the good parts and look at them, where that was not done yet.
@@ -419,7 +475,7 @@ class ClipSam(AnomalibModule):
     def _good_parts_at(self) -> str:
         """Say where good parts are read from."""
         if self.few_shot_source is not None:
-            return str(self.few_shot_source)
+            return self.few_shot_source
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
         named = [getattr(datamodule, name, None) for name in ("name", "root", "category")]
         return " ".join(["the training data of", *(str(value) for value in named if value is not None)])
@@ -439,11 +495,12 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False):
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not self.trainer.is_global_zero):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
-            self.model.collect(batch.image)
+            with _naming(batch):
+                self.model.collect(batch.image)
         judge.judge(whole.files, self.model.class_name)
         self._use_thresholds()
 
@@ -483,17 +540,21 @@ class ClipSam(AnomalibModule):
     def _log_share(self) -> None:
         """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
         judge = self.model.judge
-        if judge is not None:
-            if judge.judged and judge.unlike > judge.judged / 2:
-                logger.warning(
-                    "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
-                    "in the same way?",
-                    judge.unlike,
-                    judge.judged,
-                )
-            judge.unlike = judge.judged = 0
-        seen, refined = self.model.images_seen, self.model.images_refined
+        counts = [self.model.images_seen, self.model.images_refined]
+        counts += [0, 0] if judge is None else [judge.judged, judge.unlike]
+        # of all processes, each of which has seen a part of the pictures
+        total = self.trainer.strategy.reduce(torch.tensor(counts, device=self.device), reduce_op="sum")
+        seen, refined, judged, unlike = total.tolist()
         self.model.images_seen = self.model.images_refined = 0
+        if judge is not None:
+            judge.unlike = judge.judged = 0
+        if judged and unlike > judged / 2:
+            logger.warning(
+                "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
+                "in the same way?",
+                unlike,
+                judged,
+            )
         if seen:
             skipped = seen - refined
             logger.info(
@@ -515,7 +576,8 @@ class ClipSam(AnomalibModule):
             STEP_OUTPUT: The batch with predictions.
         """
         del args, kwargs
-        predictions = self.model(batch.image)
+        with _naming(batch):
+            predictions = self.model(batch.image)
         if self._validated is not None:
             self._validated.put(self._keys(batch), predictions)
         return _answer(batch, predictions)
@@ -535,7 +597,15 @@ class ClipSam(AnomalibModule):
         known = None
         if self._validated is not None and self._validated.kept:
             known = self._validated.get(self._keys(batch), batch.image.device)
-        return _answer(batch, self.model(batch.image) if known is None else known)
+        if known is None:
+            with _naming(batch):
+                known = self.model(batch.image)
+        return _answer(batch, known)
+
+    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Predict a batch. See :meth:`AnomalibModule.predict_step`."""
+        with _naming(batch):
+            return super().predict_step(batch, *args, **kwargs)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
         """Give a key per image for all that determines its prediction."""
@@ -580,10 +650,14 @@ class ClipSam(AnomalibModule):
         """
         weights = {"localizer": dict(self.model.localizer.named_parameters())}
         if self.model.sam is not None:
-            weights["sam"] = self.model.sam.state_dict()
+            weights["sam"] = self.model.sam.state_dict(keep_vars=True)
         clip, adapters, sam = (self._weight_names[part] for part in ("clip", "adapters", "sam"))
         names = {"localizer": f"{clip} with {adapters}" if adapters else clip, "sam": sam}
-        return {part: {"name": names[part], "sha256": hash_tensors(tensors)} for part, tensors in weights.items()}
+        networks = {"localizer": self.model.localizer, "sam": self.model.sam}
+        return {
+            part: {"name": names[part], "sha256": hash_weights(networks[part], tensors)}
+            for part, tensors in weights.items()
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save thresholds, text embeddings, and names and hashes of the frozen weights, not the weights.
@@ -652,14 +726,21 @@ class ClipSam(AnomalibModule):
 
         Raises:
             ValueError: If another model made the checkpoint, or ClipSam with other frozen weights, prompts, references,
-                localizer or ``clip_size``.
+                localizer or ``clip_size``; or if an entry is missing or no such thing.
         """
         saved = checkpoint.get(CHECKPOINT_KEY)
         if saved is None:
             msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
             raise ValueError(msg)
+        check_entries(checkpoint, {"state_dict": dict})
+        check_entries(saved, SAVED)
+        for name, entries in (("references", {"references": str}), ("good_parts", GOOD_PARTS)):
+            if saved.get(name) is not None:
+                check_entries(saved[name], entries)
+        check_entries(saved["weights"], {"localizer": dict})  # one made without SAM fits a model with SAM too
         for part, weights in self.frozen_weights().items():
-            made_with = saved["weights"].get(part, weights)  # one made without SAM fits a model with SAM too
+            made_with = saved["weights"].get(part, weights)
+            check_entries(made_with, {"name": str, "sha256": str})
             if made_with["sha256"] != weights["sha256"]:
                 msg = (
                     f"The checkpoint was made with other weights of the {part}: {made_with['name']} (SHA-256 of the "
@@ -687,7 +768,8 @@ class ClipSam(AnomalibModule):
         super().on_load_checkpoint(checkpoint)
         self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
-        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+        own = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
+        checkpoint["state_dict"] = {**own, **frozen}  # whatever the file holds under their names
         self._restored_class_name = saved["class_name"]
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
@@ -778,6 +860,19 @@ class ClipSam(AnomalibModule):
             PostProcessor: The post-processor.
         """
         return ClipSamPostProcessor()
+
+
+@contextmanager
+def _naming(batch: Batch) -> Iterator[None]:
+    """Name the files of pictures about which something is not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if not batch.image_path:
+            raise
+        names = ", ".join(str(batch.image_path[place]) for place in error.images)
+        msg = f"{names}: {error}"
+        raise NotFiniteError(msg, error.images) from error
 
 
 def _check_trainer_precision(precision: str) -> None:

@@ -20,9 +20,10 @@ for path in sys.argv[3:]:
     names = ["pred_score", "pred_label", "clip_map", "suspicious"]
     score, label, clip_map, suspicious = localizer.run(names, {"input": image})
     mask = np.zeros(clip_map.shape, dtype=bool)
-    # Change this line to what the line needs, say `if label[0]`. As it is, the answers are those of the whole model.
-    if suspicious[0]:
+    # As it is, the answers are those of the whole model: a picture that is called good has an empty mask.
+    if suspicious[0] and label[0]:
         (mask,) = refiner.run(["pred_mask"], {"input": image, "clip_map": clip_map})
         asked += 1
-    print(f"{path}: {'anomalous' if label[0] else 'normal'}, score {score[0]:.4f}, mask {mask.sum()} pixels")
+    area = round(mask.mean() * pixels.shape[0] * pixels.shape[1])  # in pixels of the picture
+    print(f"{path}: {'defective' if label[0] else 'good'}, score {score[0]:.4f}, mask {area} pixels")
 print(f"SAM ran on {asked} of {len(sys.argv) - 3} pictures")

@@ -21,10 +21,9 @@ pixels = np.asarray(picture, dtype=np.float32) / 255  # (height, width, 3)
 answer = dict(zip(names, session.run(None, {"input": pixels.transpose(2, 0, 1)[None]}), strict=True))
 
 metadata = session.get_modelmeta().custom_metadata_map
-label = "anomalous" if answer["pred_label"][0] else "normal"
-print(
-    f"{metadata['class_name']}: {label}, score {answer['pred_score'][0]:.4f}, mask {answer['pred_mask'].sum()} pixels"
-)
+label = "defective" if answer["pred_label"][0] else "good"
+area = round(answer["pred_mask"].mean() * picture.width * picture.height)  # in pixels of the picture
+print(f"{metadata['class_name']}: {label}, score {answer['pred_score'][0]:.4f}, mask {area} pixels")
 
 mask = Image.fromarray(answer["pred_mask"][0].astype(np.uint8) * 128).resize(picture.size)
 Image.composite(Image.new("RGB", picture.size, "red"), picture, mask).save(overlay_path)

@@ -22,8 +22,9 @@ pixels = np.asarray(picture, dtype=np.float32) / 255  # (height, width, 3)
 answer = compiled(pixels.transpose(2, 0, 1)[None])
 
 class_name = model.get_rt_info(["model_info", "class_name"]).astype(str)
-label = "anomalous" if answer["pred_label"][0] else "normal"
-print(f"{class_name}: {label}, score {answer['pred_score'][0]:.4f}, mask {answer['pred_mask'].sum()} pixels")
+label = "defective" if answer["pred_label"][0] else "good"
+area = round(answer["pred_mask"].mean() * picture.width * picture.height)  # in pixels of the picture
+print(f"{class_name}: {label}, score {answer['pred_score'][0]:.4f}, mask {area} pixels")
 
 mask = Image.fromarray(answer["pred_mask"][0].astype(np.uint8) * 128).resize(picture.size)
 Image.composite(Image.new("RGB", picture.size, "red"), picture, mask).save(overlay_path)

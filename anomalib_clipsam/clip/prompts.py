@@ -74,7 +74,12 @@ class PromptEnsemble:
             raise FileNotFoundError(msg)
         names = [f.name for f in fields(cls)]
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            # a few lines of them stand for lists of gigabytes
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+                msg = f"The prompt file '{path}' has YAML aliases, such as *name. Write every entry out."
+                raise ValueError(msg)
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             msg = f"The prompt file '{path}' is not readable as YAML: {error}. Correct the file."
             raise ValueError(msg) from error

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib_clipsam.compare.config import PUBLISHED
 from anomalib_clipsam.compare.pictures import INDEX
-from anomalib_clipsam.compare.table import COSTS, HEADINGS, data_lines
+from anomalib_clipsam.compare.table import COSTS, HEADINGS, data_lines, replace_file
+from anomalib_clipsam.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,9 @@ def write_report(output: Path, comparison: Comparison, rows: Sequence[Row]) -> N
         output (Path): Folder of the results, with the pictures of each pair.
         comparison (Comparison): What is compared.
         rows (Sequence[Row]): All rows, in their order.
+
+    Raises:
+        ValueError: If a pair's index, which may come with a folder of results, names other files than its pictures.
     """
     data = {
         "mapSize": comparison.map_size,
@@ -51,9 +55,7 @@ def write_report(output: Path, comparison: Comparison, rows: Sequence[Row]) -> N
     }
     content = json.dumps(data).replace("<", "\\u003c")  # so that no label can end the script element
     template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
-    fresh = output / "report.html.new"
-    fresh.write_text(template.replace("null /* data */", content), encoding="utf-8")
-    fresh.replace(output / "report.html")
+    replace_file(output / "report.html", template.replace("null /* data */", content))
 
 
 def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -73,19 +75,27 @@ def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dic
                     "kind": path.parent.name,
                     "name": path.name,
                     "defective": entry["defective"],
-                    **{name: _inline(folder / pictures[name]) for name in ("image", "truth") if name in pictures},
+                    **{name: _inline(folder, pictures[name]) for name in ("image", "truth") if name in pictures},
                     "models": {},
                 },
             )
             image["models"][row.model] = {
                 "score": round(entry["score"], 4),
                 "decision": entry["decision"],
-                **{name: _inline(folder / pictures[name]) for name in ("map", "mask") if name in pictures},
-                "stages": [[title, _inline(folder / name)] for title, name in entry["stages"].items()],
+                **{name: _inline(folder, pictures[name]) for name in ("map", "mask") if name in pictures},
+                "stages": [[title, _inline(folder, name)] for title, name in entry["stages"].items()],
             }
     return images
 
 
-def _inline(path: Path) -> str:
-    """Encode a picture as a data URL."""
+def _inline(folder: Path, name: str) -> str:
+    """Encode a pair's picture as a data URL.
+
+    Raises:
+        ValueError: If it is not one of the folder's own.
+    """
+    path = (folder / name).resolve()
+    if path.parent != folder.resolve() or path.suffix != ".webp":
+        msg = f"{folder / INDEX} names {printable(name)}, which is no picture beside it. Delete {folder}."
+        raise ValueError(msg)
     return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

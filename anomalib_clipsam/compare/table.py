@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -92,22 +93,33 @@ def _value(name: str, text: str) -> str | float | None:
 
 
 def write_tables(output: Path, comparison: Comparison, rows: Sequence[Row]) -> None:
-    """Write both tables; a process that is killed leaves the old ones or the new ones.
+    """Write both tables.
 
     Args:
         output (Path): Folder.
         comparison (Comparison): What is compared.
         rows (Sequence[Row]): The rows so far, in their order.
     """
-    fresh = output / "results.csv.new"
-    with fresh.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    fresh.replace(output / "results.csv")
-    fresh = output / "results.md.new"
-    fresh.write_text(to_markdown(comparison, rows), encoding="utf-8")
-    fresh.replace(output / "results.md")
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    replace_file(output / "results.csv", file.getvalue())
+    replace_file(output / "results.md", to_markdown(comparison, rows))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file; a process that is killed leaves the old one or the new one.
+
+    Args:
+        path (Path): The file.
+        text (str): What it will hold.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)  # left by a killed process, or a link to a file of somebody's
+    with fresh.open("x", encoding="utf-8", newline="") as file:
+        file.write(text)
+    fresh.replace(path)
 
 
 def to_markdown(comparison: Comparison, rows: Sequence[Row]) -> str:

@@ -29,6 +29,8 @@ from anomalib_clipsam import __version__
 from anomalib_clipsam.clip.references import BatchJudge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib.data import AnomalibDataModule
     from onnx import ModelProto
     from openvino import Model, Node
@@ -71,6 +73,9 @@ class Pipeline(Protocol):
 
     def without_files(self) -> nn.Module:
         """Copy the model without what names files of the user's."""
+
+    def post_process(self, predictions: InferenceBatch, image_size: Sequence[int]) -> InferenceBatch:
+        """Decide about predictions for images that had this height and width."""
 
     def frozen_weights(self) -> dict[str, dict[str, str]]:
         """Name the frozen weights that the model runs on."""
@@ -228,7 +233,8 @@ def to_parts(
     refiner; and ``suspicious`` ``(B,)`` bool, whether the image has a region to ask SAM about. Where it has none,
     this is the whole model's answer, with an empty mask.
 
-    The **refiner** takes ``input``, the same images, and ``clip_map``, and gives ``anomaly_map`` and ``pred_mask``.
+    The **refiner** takes ``input``, the same images, and ``clip_map``, and gives ``anomaly_map`` and ``pred_mask``. It
+    does not know the verdict: where ``pred_label`` is False, the whole model's mask is empty.
 
     Args:
         pipeline (Pipeline): The model.
@@ -360,10 +366,6 @@ class _Part(nn.Module):
         pre_processor = self.pipeline.pre_processor
         return (pre_processor(image) if pre_processor else image).clamp(0, 1)
 
-    def _post_process(self, predictions: InferenceBatch) -> InferenceBatch:
-        post_processor = self.pipeline.post_processor
-        return post_processor(predictions) if post_processor else predictions
-
 
 class LocalizerPart(_Part):
     """What comes before SAM. See :func:`to_parts`."""
@@ -382,7 +384,8 @@ class LocalizerPart(_Part):
         """
         model = self.pipeline.model
         clip_map, score = model.localize(self._pre_process(image))
-        processed = self._post_process(InferenceBatch(pred_score=score, anomaly_map=clip_map))
+        predictions = InferenceBatch(pred_score=score, anomaly_map=clip_map)
+        processed = self.pipeline.post_process(predictions, image.shape[-2:])
         suspicious = model.ppg.extreme_region(clip_map).flatten(1).any(dim=1)
         # The map is two outputs, and the exporter wants a tensor for each: hence the copy.
         return processed.pred_score, processed.pred_label, processed.anomaly_map, clip_map.clone(), suspicious
@@ -405,8 +408,13 @@ class RefinerPart(_Part):
             tuple[torch.Tensor, ...]: What :attr:`OUTPUTS` names.
         """
         stages = self.pipeline.model.refine(self._pre_process(image), clip_map, clip_map.amax(dim=(-2, -1)))
-        predictions = InferenceBatch(pred_score=stages.score, anomaly_map=stages.fused_map, pred_mask=stages.mask)
-        processed = self._post_process(predictions)
+        predictions = InferenceBatch(
+            pred_score=stages.score,
+            pred_label=torch.ones_like(stages.score, dtype=torch.bool),  # the localizer has said what is good
+            anomaly_map=stages.fused_map,
+            pred_mask=stages.mask,
+        )
+        processed = self.pipeline.post_process(predictions, image.shape[-2:])
         return processed.anomaly_map, processed.pred_mask
 
 

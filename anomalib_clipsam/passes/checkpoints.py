@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins import CheckpointIO
 
+from anomalib_clipsam.messages import reason
+
 if TYPE_CHECKING:
     from lightning import Trainer
 
@@ -57,12 +59,32 @@ class CheckedCheckpointIO(CheckpointIO):
         try:
             return self.inner.load_checkpoint(path, *args, **kwargs)
         except UNREADABLE as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
             msg = (
-                f"{path} is damaged or no checkpoint: {first_line} Give the file that `anomalib test` or `train` has "
-                "written, or leave the path out to calibrate anew."
+                f"{path} is damaged or no checkpoint: {reason(error)} Give the file that `anomalib test` or `train` "
+                "has written, or leave the path out to calibrate anew."
             )
-            raise ValueError(msg) from error
+            # a traceback shows the cause too, and torch's text advises to run the file's code
+            raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
+
+
+def check_entries(saved: Any, types: dict[str, type | tuple[type, ...]]) -> None:
+    """Raise unless something that was read from a checkpoint has some entries.
+
+    Args:
+        saved (Any): What was read.
+        types (dict[str, type | tuple[type, ...]]): Type of each entry that it must have.
+
+    Raises:
+        ValueError: If one is missing or of another type.
+    """
+    entries = saved if isinstance(saved, dict) else {}
+    wrong = [name for name, kinds in types.items() if not isinstance(entries.get(name), kinds)]
+    if wrong:
+        msg = (
+            f"The checkpoint lacks {', '.join(wrong)}, or has something else there. Give an unchanged file that "
+            "`anomalib test` or `train` has written, or calibrate anew without it."
+        )
+        raise ValueError(msg)
 
 
 def check_what_is_read(trainer: Trainer) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from anomalib.data import PredictDataset
 from anomalib.data.utils import LabelName
 
+from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.pictures import find_fault
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read_good_parts(
         msg = f"k_shot is {number}, but {where} has {len(paths)} good parts. Add pictures, or lower k_shot."
         raise ValueError(msg)
     chosen = sorted(map(str, paths))[:number]
-    faults = [f"{path} {fault}" for path in chosen if (fault := find_fault(path, None))]
+    faults = [f"{printable(path)} {fault}" for path in chosen if (fault := find_fault(path, None))]
     if faults:
         msg = f"A good part cannot be used: {'; '.join(faults)}. Mend the file or take it out of the folder."
         raise ValueError(msg)

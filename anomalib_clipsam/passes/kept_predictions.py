@@ -71,13 +71,16 @@ class PredictionStore:
             keys (list[Hashable] | None): What :meth:`keys` gave.
             predictions (InferenceBatch): ``pred_score`` ``(B,)``, ``anomaly_map`` and ``pred_mask`` ``(B, H, W)``.
         """
-        for index, key in enumerate(keys or []):
-            mask = predictions.pred_mask
-            entry = (
-                predictions.pred_score[index].cpu(),
-                predictions.anomaly_map[index].half().cpu(),
-                None if mask is None else mask[index].cpu(),
-            )
+        if not keys:
+            return
+        mask = predictions.pred_mask
+        batch = (  # moved as a whole: a GPU is waited for with each copy
+            predictions.pred_score.cpu(),
+            predictions.anomaly_map.half().cpu(),
+            None if mask is None else mask.cpu(),
+        )
+        for index, key in enumerate(keys):
+            entry = tuple(None if values is None else values[index].clone() for values in batch)
             size = sum(value.nbytes for value in entry if value is not None)
             if key not in self.kept and self.used + size <= self.limit:
                 self.used += size

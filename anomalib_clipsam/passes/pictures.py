@@ -6,6 +6,9 @@
 anomalib's data sets read a picture when its batch is made, perhaps in a worker process, and one damaged file ends the
 pass. So every file is read once before the pass begins. That takes little time beside SAM's encoder, and batches are
 the same as if the damaged files were not there.
+
+A file may come from a stranger: only the formats that anomalib lists are opened, whatever a file is called, pictures of
+too many pixels are not decoded, and those of many are decoded one after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from anomalib import TaskType
@@ -21,6 +25,8 @@ from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName
 from lightning.pytorch import Callback, LightningDataModule
 from PIL import Image, UnidentifiedImageError
+
+from anomalib_clipsam.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +37,12 @@ logger = logging.getLogger(__name__)
 
 SUBSETS = {"validate": "val_data", "test": "test_data", "predict": "test_data"}
 """The pass, by Lightning's name -> the subset of anomalib's data modules that it reads."""
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""PIL's names of the formats whose endings anomalib lists. PIL knows more, and starts Ghostscript for one of them."""
 THREADS = 8
 """Files that are read at once; PIL decodes without Python's lock."""
+LARGE = 2**25
+"""Pixels above which pictures are decoded one after the other: PIL takes up to 4 bytes for each."""
 NAMED = 5
 """Most files that an error names; a warning names all."""
 
@@ -80,9 +90,10 @@ class PictureCheck(Callback):
             ValueError: If no picture is left.
         """
         files = list_files(dataset)
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(find_fault, *zip(*files, strict=True))) if files else []
-        faults = [f"{path} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
+        # one thread for all large ones: what a thread has freed, C's allocator may keep for that thread
+        with ThreadPoolExecutor(1) as alone, ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(lambda file: find_fault(*file, alone), files))
+        faults = [f"{printable(path)} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
         if not faults:
             return
         if len(faults) == len(files):
@@ -124,24 +135,28 @@ class PictureCheck(Callback):
         self.notes, self.whole = [], []
 
 
-def find_fault(path: str | Path, mask_path: str | Path | None = None) -> str | None:
+def find_fault(
+    path: str | Path, mask_path: str | Path | None = None, alone: ThreadPoolExecutor | None = None
+) -> str | None:
     """Say what is wrong with a picture.
 
     Args:
         path (str | Path): The picture.
         mask_path (str | Path | None): Its true mask. Defaults to ``None``.
+        alone (ThreadPoolExecutor | None): Decodes pictures of more than :data:`LARGE` pixels. Defaults to ``None``: the
+            caller's thread does.
 
     Returns:
         str | None: What follows the file's name in a sentence; ``None`` if the picture can be scored.
     """
-    size, fault = _read(path, "RGB")
+    size, fault = _read(path, "RGB", alone)
     if fault is not None or mask_path is None:
         return fault
-    mask_size, fault = _read(mask_path, "L")
+    mask_size, fault = _read(mask_path, "L", alone)
     if fault is not None:
-        return f"has a mask that cannot be used: {mask_path} {fault}"
+        return f"has a mask that cannot be used: {printable(mask_path)} {fault}"
     if mask_size != size:
-        return f"is {_text(size)} pixels, but its mask {mask_path} is {_text(mask_size)}"
+        return f"is {_text(size)} pixels, but its mask {printable(mask_path)} is {_text(mask_size)}"
     return None
 
 
@@ -184,23 +199,36 @@ def _reader(dataset: Any) -> type | None:
     return next((reader for reader in (PredictDataset, AnomalibDataset) if read is reader.__getitem__), None)
 
 
-def _read(path: str | Path, mode: str) -> tuple[tuple[int, int] | None, str | None]:
+def _read(path: str | Path, mode: str, alone: ThreadPoolExecutor | None) -> tuple[tuple[int, int] | None, str | None]:
     """Read a file as anomalib does, and give its width and height, or what is wrong with it."""
     try:
-        with Image.open(path) as image:
-            size = image.size
-            if mode == "RGB" and image.mode.startswith(("I", "F")):
-                low, high = image.getextrema()
-                # anomalib's reader clips to 8 bits, and only the user knows which value is black and which is white
-                if image.mode == "F" or low < 0 or high > 255:
-                    return None, f"holds values from {low} to {high} (mode {image.mode}): save it with 8 bits a channel"
-            image.draft(None, (1, 1))  # a JPEG file is read to its end, but decoded at an eighth of its size
-            image.convert(mode)
+        if not S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for
+            return None, "cannot be read (it is no file)"
+        with Image.open(path, formats=FORMATS) as image:
+            size, pixels = image.size, image.width * image.height
+            if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+                most = f"{Image.MAX_IMAGE_PIXELS:,} of PIL.Image.MAX_IMAGE_PIXELS"
+                return None, f"has {pixels:,} pixels, more than the {most}: save it smaller"
+            if alone is None or pixels <= LARGE:
+                return size, _decode(image, mode)
+            return size, alone.submit(_decode, image, mode).result()
     except UnidentifiedImageError:
-        return None, "is no picture" if Path(path).stat().st_size else "is empty"
+        listed = f"is no picture in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        return None, listed if Path(path).stat().st_size else "is empty"
     except Exception as error:  # noqa: BLE001  # each of PIL's decoders raises what it likes
-        return None, f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    return size, None
+        return None, f"cannot be read ({printable(getattr(error, 'strerror', None) or error)})"
+
+
+def _decode(image: Image.Image, mode: str) -> str | None:
+    """Decode a file to its end, and say whether anomalib's reader would change its values."""
+    if mode == "RGB" and image.mode.startswith(("I", "F")):
+        low, high = image.getextrema()
+        # that reader clips to 8 bits, and only the user knows which value is black and which is white
+        if image.mode == "F" or low < 0 or high > 255:
+            return f"holds values from {low} to {high} (mode {image.mode}): save it with 8 bits a channel"
+    image.draft(None, (1, 1))  # a JPEG file is read to its end, but decoded at an eighth of its size
+    image.crop((0, 0, 1, 1)).convert(mode)  # all is decoded for a pixel, and the others need not be converted
+    return None
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -10,6 +10,7 @@ of TorchScript that is opened is the one that OpenAI published, known by its SHA
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from anomalib_clipsam.clip.build import build_clip, find_clip_architecture
 from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
+from anomalib_clipsam.messages import reason
 from anomalib_clipsam.sam.build import build_sam, find_sam_architecture
 from anomalib_clipsam.sam.tiny_vit import rename_published
 from anomalib_clipsam.weights.store import explicit_file, locate
@@ -112,10 +114,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
                 raise ValueError(msg)
             return torch.jit.load(path, map_location="cpu").state_dict()
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n", maxsplit=1)[0]  # torch goes on with advice to run the file's code
-        msg = f"The weights file {path} cannot be read: {reason}. Bring an undamaged file of weights."
-        raise ValueError(msg) from error
+    except Exception as error:  # noqa: BLE001  # each of the libraries raises what it likes
+        msg = f"The weights file {path} cannot be read: {reason(error)} Bring an undamaged file of weights."
+        # a traceback shows the cause too, and torch's text advises to run the file's code
+        raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict):

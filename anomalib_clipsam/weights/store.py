@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
 
-import torch
 from anomalib.utils.path import get_pretrained_weights_dir
 from filelock import FileLock
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import try_to_load_from_cache
+from tqdm import tqdm
 
 from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 WEIGHTS_VARIABLE = "ANOMALIB_CLIPSAM_WEIGHTS"
 STALLED_AFTER = 60.0
 """Seconds without a byte after which a download is given up."""
+CHUNK = 2**17
+"""Bytes that are read at once."""
+MARGIN = 2
+"""How many times its size a file may have where the table knows only about how large it is."""
 CARRIED = Path(__file__).parents[1] / "demo"
 """Folder of the weights that the package carries."""
 
@@ -139,8 +144,8 @@ def check(path: Path, source: Source) -> None:
 def fetch(row: WeightFile, folder: Path) -> Path:
     """Bring a file of the table into a folder, from this machine or from the first of its sources that has it.
 
-    A download has a temporary name until its hash is that of the table. Of several processes one fetches
-    and the others wait for it.
+    A download is in a private folder until its hash is that of the table, and ends when it has more bytes. Of several
+    processes one fetches and the others wait for it.
 
     Args:
         row (WeightFile): Row of the table.
@@ -170,7 +175,7 @@ def fetch(row: WeightFile, folder: Path) -> Path:
             for source in row.sources:
                 try:
                     return _download(row, source, folder)
-                except (OSError, RuntimeError, HTTPException) as error:  # noqa: PERF203
+                except (OSError, HTTPException) as error:  # noqa: PERF203
                     failures.append(f"{source.address}: {' '.join(str(error).split()) or type(error).__name__}")
     except OSError as error:
         failures.append(f"{folder}: {error}")
@@ -181,12 +186,8 @@ def _copy(path: Path, source: Source, folder: Path) -> Path:
     """Copy a file of this machine into a folder, checked."""
     check(path, source)
     target = folder / source.filename
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        shutil.copyfile(path, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _unfinished(target) as fresh:
+        shutil.copyfile(path, fresh)
     return target
 
 
@@ -200,18 +201,44 @@ def _download(row: WeightFile, source: Source, folder: Path) -> Path:
         msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.bytes / 1e9:.2f} GB"
         raise OSError(msg)
     logger.info("Fetching %s (%s) from %s", row.name, size_of(source), source.address)
-    path = folder / source.filename
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with _patience(STALLED_AFTER):
-            torch.hub.download_url_to_file(source.address, str(partial), hash_prefix=source.sha256)
-        if source.sha256 is None and (found := hash_git_blob(partial)) != source.git_blob:
-            msg = f'invalid git blob id (expected "{source.git_blob}", got "{found}")'
-            raise RuntimeError(msg)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    target = folder / source.filename
+    with _unfinished(target) as fresh:
+        _read(source, fresh)
+        kind, expected, found = (
+            ("SHA-256", source.sha256, hash_file(fresh))
+            if source.sha256
+            else ("git blob id", source.git_blob, hash_git_blob(fresh))
+        )
+        if found != expected:
+            msg = f"it gave {fresh.stat().st_size:,} bytes with the {kind} {found}, not {expected}"
+            raise OSError(msg)
+    return target
+
+
+def _read(source: Source, path: Path) -> None:
+    """Read what an address gives into a new file, up to the size that the table knows."""
+    most = source.size or MARGIN * source.bytes
+    request = Request(source.address, headers={"User-Agent": "anomalib_clipsam"})  # noqa: S310  # the table's own
+    with (
+        urlopen(request, timeout=STALLED_AFTER) as response,  # noqa: S310
+        path.open("xb") as file,
+        tqdm(total=source.bytes, unit="B", unit_scale=True, unit_divisor=1024) as progress,
+    ):
+        while chunk := response.read(CHUNK):
+            progress.update(len(chunk))
+            if progress.n > most:
+                msg = f"it gives more than {most:,} bytes, and was stopped"
+                raise OSError(msg)
+            file.write(chunk)
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """Give a place where nobody can have planted a link; what is written there becomes the file."""
+    with TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as private:
+        fresh = Path(private, path.name)
+        yield fresh
+        fresh.replace(path)
 
 
 def size_of(source: Source) -> str:
@@ -237,17 +264,6 @@ def announce(rows: Sequence[WeightFile]) -> None:
         named = ", ".join(f"{row.name} ({size_of(row.sources[0])})" for row in missing)
         total = sum(row.sources[0].bytes for row in missing)
         logger.warning("Not on this machine, and fetched now: %s. In all %.2f GB.", named, total / 1e9)
-
-
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """Give up on a connection that is silent for so long: ``torch.hub`` waits for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _not_found(row: WeightFile, failures: list[str]) -> str:

@@ -126,6 +126,11 @@ SKIPPED: dict[str, tuple[Callable[[Path], object], str]] = {
     "grey-of-16-bit.png": (lambda path: like(grey(257), path), "(mode I;16): save it with 8 bits a channel"),
     "grey-of-32-bit.tiff": (lambda path: like(grey(257).astype(np.int32), path), "(mode I): save it with 8 bits"),
     "floats.tiff": (lambda path: like((grey(1) / 255).astype(np.float32), path), "(mode F): save it with 8 bits"),
+    "postscript.png": (lambda path: part().save(path, format="eps"), "is no picture in BMP, JPEG, PNG, PPM, TIFF or"),
+    "19000-by-5000.png": (
+        lambda path: path.write_bytes(png(struct.pack(">IIBBBBB", 19_000, 5_000, 8, 0, 0, 0, 0))),
+        "has 95,000,000 pixels, more than the 89,478,485 of PIL.Image.MAX_IMAGE_PIXELS: save it smaller",
+    ),
     "nan-floats.tiff": (lambda path: like(np.full((9, 9), NAN, np.float32), path), "holds values from nan to nan"),
 }
 
@@ -230,7 +235,7 @@ def test_pictures_left_out_are_counted(predicted: Predicted) -> None:
 
 @pytest.mark.slow
 def test_large_picture_is_scored(anomalib: Callable, tmp_path: Path) -> None:
-    Image.new("L", (12_000, 9_000), 128).save(tmp_path / "large.png", compress_level=1)
+    Image.new("L", (9_900, 9_000), 128).save(tmp_path / "large.png", compress_level=1)
     cli = anomalib("predict", *DEMO, f"--data={tmp_path / 'large.png'}")
     (batch,) = cli.engine.trainer.predict_loop.predictions
     assert 0 <= batch.pred_score.item() <= 1

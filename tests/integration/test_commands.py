@@ -172,7 +172,8 @@ def test_python_engine(parts: Path, tmp_path: Path) -> None:
 
 
 def test_sam_mask_is_the_predicted_mask(parts: Path, tmp_path: Path) -> None:
-    model = ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 0.0}).eval()
+    all_of_it = {"keep_good_masks": True, "pixel_threshold": 0.0}
+    model = ClipSam(weights="demo", class_name="capsule", ppg={"min_score": 0.0}, **all_of_it).eval()
     engine = Engine(default_root_dir=tmp_path)
     for batch in engine.predict(model=model, data_path=parts / "defect", return_predictions=True):
         stages = model.model.stages(batch.image)

@@ -179,7 +179,10 @@ def test_one_command_gives_verdicts(
         (["--model.k_shot=5", f"{FEW_SHOT}=GOOD"], r"k_shot is 5, but .* has 4 good parts\. Add pictures, or lower"),
         (["--model.k_shot=1", f"{FEW_SHOT}=EMPTY"], r"k_shot is 1, but .* has 0 good parts\. Add pictures"),
         (["--model.k_shot=1", f"{FEW_SHOT}=MISSING"], r"does not exist\. Give a folder of at least 1 good parts"),
-        (["--model.k_shot=1", f"{FEW_SHOT}=BROKEN"], r"A good part cannot be used: .*is no picture\. Mend the file"),
+        (
+            ["--model.k_shot=1", f"{FEW_SHOT}=BROKEN"],
+            r"A good part cannot be used: .*is no picture in .* or WEBP\. Mend",
+        ),
         (["--model.k_shot=1", "--model.references=batch"], r"are two references\. Give one of them"),
         (["--model.k_shot=-1"], r"k_shot is -1, but it is a number of good parts\. Choose 0, for none, or more"),
         (["--model.references=other"], r"Unknown references 'other'\. Choose one of none, self, batch"),

@@ -42,12 +42,13 @@ GIT_BLOB = hashlib.sha1(b"blob 1048576\0" + CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves files at ``/HOW/...``: ``good``, ``wrong``, ``cut``, ``silent``, ``slow`` and, for all else, 404."""
+    """Serves files at ``/HOW/...``: as ``good``, ``wrong``, ``cut``, ``silent``, ``slow``, ``endless``, or 404."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {"some.bin": CONTENT}
         self.requests: list[str] = []
+        self.sent = 0
 
     @property
     def url(self) -> str:
@@ -62,10 +63,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)
         _, how, *_, name = self.path.split("/")
         content = self.server.files.get(name, b"")
-        if how not in ("good", "wrong", "cut", "silent", "slow"):
+        if how not in ("good", "wrong", "cut", "silent", "slow", "endless"):
             self.send_error(404)
             return
         self.send_response(200)
+        if how == "endless":  # the file itself, and then as much again and again
+            self.end_headers()
+            for _ in range(64):
+                self.wfile.write(content)
+                self.server.sent += len(content)
+            return
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         half = len(content) // 2
@@ -143,7 +150,7 @@ def test_hub_is_asked_for_the_pinned_commit(server: Server, folder: Path, monkey
     assert server.requests == [f"/good/owner/name/resolve/{commit}/deep/some.bin"]
 
 
-@pytest.mark.parametrize("how", ["gone", "wrong", "cut"])
+@pytest.mark.parametrize("how", ["gone", "wrong", "cut", "endless"])
 def test_second_source_when_the_first_fails(server: Server, folder: Path, how: str) -> None:
     row = row_at(f"{server.url}/{how}/some.bin", f"{server.url}/good/some.bin")
     assert locate(row).read_bytes() == CONTENT
@@ -155,8 +162,9 @@ def test_second_source_when_the_first_fails(server: Server, folder: Path, how: s
     ("how", "reason"),
     [
         ("gone", "HTTP Error 404: Not Found"),
-        ("wrong", "invalid hash value"),
-        ("cut", "invalid hash value"),
+        ("wrong", "it gave 1,048,576 bytes with the SHA-256 "),
+        ("cut", "it gave 524,288 bytes with the SHA-256 "),
+        ("endless", "it gives more than 1,048,576 bytes, and was stopped"),
         ("silent", "timed out"),
         ("full", "GB left, and the file has 0.00 GB"),
         ("offline", "not tried, because HF_HUB_OFFLINE is set"),
@@ -171,7 +179,7 @@ def test_failure_says_why_and_leaves_nothing(
     reason: str,
 ) -> None:
     monkeypatch.setattr(store, "STALLED_AFTER", 0.5)
-    address = f"{server.url}/{how if how in ('wrong', 'cut', 'silent', 'gone') else 'good'}/some.bin"
+    address = f"{server.url}/{how if how in ('wrong', 'cut', 'endless', 'silent', 'gone') else 'good'}/some.bin"
     if how == "full":
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     if how == "offline":
@@ -184,6 +192,7 @@ def test_failure_says_why_and_leaves_nothing(
     for part in (reason, address, SHA256, f"{len(CONTENT):,} bytes", str(folder), "not set", "weights='demo'"):
         assert part in str(caught.value)
     assert left_in(folder) == []
+    assert server.sent < 32 * len(CONTENT)  # of 64
     assert server.requests == ([] if how in ("full", "offline", "nobody") else [f"/{how}/some.bin"])
 
 
@@ -196,7 +205,13 @@ def test_git_blob_is_fetched_once(server: Server, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("gone", "HTTP Error 404"), ("wrong", "invalid git blob id"), ("cut", "invalid git blob id")]
+    ("how", "reason"),
+    [
+        ("gone", "HTTP Error 404"),
+        ("wrong", "it gave 1,048,576 bytes with the git blob id "),
+        ("cut", "it gave 524,288 bytes with the git blob id "),
+        ("endless", "it gives more than 2,000,000 bytes, and was stopped"),
+    ],
 )
 def test_git_blob_that_is_another_file(server: Server, folder: Path, how: str, reason: str) -> None:
     """Nothing of it stays, and the second source is asked."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import re
 import zipfile
@@ -23,22 +24,25 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
+from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob, hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.frame import resize_image
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.torch_model import NotFiniteError
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from open_clip import CLIP
@@ -163,7 +167,9 @@ def test_carried_weights_predict(monkeypatch: pytest.MonkeyPatch) -> None:
         assert values.amax() <= 1
 
 
-def test_mask_is_that_of_sam(model: ClipSam) -> None:
+def test_mask_is_that_of_sam(prompts: str) -> None:
+    all_of_it = ClipSamPostProcessor(keep_good_masks=True, pixel_sensitivity=1.0)
+    model = ClipSam(weights="demo", prompts=prompts, post_processor=all_of_it, **FAST).eval()
     image = torch.rand(2, 3, 90, 120)
     stages = model.model.stages(model.pre_processor(image))
     batch = model(image)
@@ -204,6 +210,39 @@ def test_share_that_sam_skips_is_logged(
         assert "SAM skipped 0 of 3 images (0 %)" in caplog.text
 
 
+def test_share_is_of_all_processes_and_said_once(
+    model: ClipSam, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two has seen a half of the pictures."""
+    strategy = SimpleNamespace(reduce=lambda counts, reduce_op: 2 * counts if reduce_op == "sum" else 1 / 0)
+    model._trainer = SimpleNamespace(strategy=strategy)
+    with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+        for rank in (0, 1):
+            monkeypatch.setattr(rank_zero_only, "rank", rank)
+            model.model.images_seen, model.model.images_refined = 4, 3
+            model.on_predict_end()
+            assert (model.model.images_seen, model.model.images_refined) == (0, 0)
+    model._trainer = None
+    assert [record.getMessage() for record in caplog.records] == [
+        "SAM skipped 2 of 8 images (25 %), which have no extreme region."
+    ]
+
+
+def test_pictures_that_are_not_finite_are_named(model: ClipSam) -> None:
+    """In every pass: an overflow was the verdict "good"."""
+    logit_scale = model.model.localizer.clip.logit_scale
+    logit_scale.fill_(torch.nan)
+    batch = ImageBatch(image=torch.rand(2, 3, 192, 192), image_path=["shots/a.png", "shots/b.png"])
+    for step in (model.validation_step, model.test_step, model.predict_step):
+        with pytest.raises(NotFiniteError, match=r"^shots/a.png, shots/b.png: CLIP's map, computed in float32: NaN"):
+            step(batch, 0)
+    batch.image[1, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"^shots/b.png: Of the batch's images, those at \[1\] hold NaN or infinite"):
+        model.predict_step(batch, 0)
+    with pytest.raises(NotFiniteError, match=r"^CLIP's map"):
+        model.predict_step(ImageBatch(image=torch.rand(1, 3, 192, 192)), 0)
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
 def test_precision_of_the_trainer_that_converts_weights_is_refused(
     model: ClipSam, three_pictures: Path, tmp_path: Path, precision: str
@@ -231,6 +270,25 @@ def test_much_memory_is_warned_of(
         caplog.clear()
         engine.predict(model, data_path=three_pictures, return_predictions=kept)
         assert ("--return_predictions false" in caplog.text) == warned
+
+
+def test_what_decides_reaches_the_post_processor(prompts: str) -> None:
+    """And ``min_area`` counts pixels of what is given, not of what the model sees."""
+    model = ClipSam("demo", prompts=prompts, image_threshold=0.0, pixel_threshold=0.25, min_area=9, **FAST).eval()
+    post_processor = model.post_processor
+    assert post_processor.by_hand == {"image": 0.0, "pixel": 0.25}
+    assert (post_processor.min_area, post_processor.keep_good_masks) == (9, False)
+    assert ClipSam("demo", prompts=prompts, keep_good_masks=True, **FAST).post_processor.keep_good_masks
+    image = torch.rand(1, 3, 90, 120)
+    assert model(image).pred_mask.any()
+    post_processor.min_area = 90 * 120
+    assert not model(image).pred_mask.any()
+
+
+@pytest.mark.parametrize("given", [{"image_threshold": 0.0}, {"min_area": 5}, {"keep_good_masks": True}])
+def test_what_decides_is_not_dropped_beside_another_post_processor(prompts: str, given: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} cannot be set beside a post-processor of your own"):
+        ClipSam("demo", prompts=prompts, post_processor=PostProcessor(), **given, **FAST)
 
 
 def test_arguments_reach_their_parts(prompts: str) -> None:
@@ -656,6 +714,18 @@ def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
     ClipSam(**restored)
 
 
+def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
+    """A checkpoint and an export's metadata hold text: a path broke both."""
+    files = {"clip_weights": "clip.safetensors", "sam_weights": "sam.safetensors", "prompts": "prompts.yaml"}
+    files = {name: random_demo / file for name, file in files.items()}
+    model = ClipSam("demo", class_name="part", **files, **FAST).eval()
+    weights = json.loads(model.export_metadata()["weights"])
+    assert weights["sam"]["name"] == str(files["sam_weights"])
+    torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
+    loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
+    assert {name: loaded.hparams[name] for name in files} == {name: str(file) for name, file in files.items()}
+
+
 def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prompts: str, tmp_path: Path) -> None:
     """After a calibration, and for the class name that it was made with, to the last bit."""
     image = torch.rand(3, 3, 60, 80)
@@ -783,6 +853,90 @@ def test_lesser_differences_from_a_checkpoint_are_named_in_one_warning(
         "class_name='bolt', and this model has fusion.weight=0.25 and map_size=50 and precision='bf16' and "
         "class_name='nut'. Calibrate anew without the checkpoint if labels or masks look wrong."
     )
+
+
+def test_checkpoint_cannot_bring_frozen_weights(model: ClipSam, prompts: str) -> None:
+    """Its hashes are right, and its weights are not those."""
+    checkpoint = checkpoint_of(model)
+    name = "model.cps.sam.mask_decoder.iou_token.weight"
+    checkpoint["state_dict"] |= {name: torch.zeros(1, 128), "model.more": torch.zeros(1)}
+    other = ClipSam("demo", prompts=prompts, **FAST)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"], strict=True)
+    assert torch.equal(other.state_dict()[name], model.state_dict()[name])
+    assert other.frozen_weights() == model.frozen_weights()
+
+
+def without(*names: str) -> Callable[[dict], object]:
+    """Leave an entry out of a checkpoint; of names, one lies within the other."""
+
+    def leave_out(checkpoint: dict) -> None:
+        for name in names[:-1]:
+            checkpoint = checkpoint[name]
+        del checkpoint[names[-1]]
+
+    return leave_out
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        (without("state_dict"), "state_dict"),
+        (without("clip_sam", "weights"), "weights"),
+        (without("clip_sam", "weights", "localizer"), "localizer"),
+        (without("clip_sam", "weights", "sam", "sha256"), "sha256"),
+        (without("clip_sam", "text"), "text"),
+        (without("clip_sam", "sentences"), "sentences"),
+        (without("clip_sam", "class_name"), "class_name"),
+        (lambda checkpoint: checkpoint.update(clip_sam=["text"]), "class_name, sentences, text, weights"),
+        (lambda checkpoint: checkpoint["clip_sam"].update(weights={}), "localizer"),
+        (lambda checkpoint: checkpoint["clip_sam"].update(good_parts={"memory": []}), "calibration, thresholds"),
+        (lambda checkpoint: checkpoint["clip_sam"].update(references={}), "references"),
+    ],
+)
+def test_checkpoint_that_lacks_something_is_refused(
+    model: ClipSam, change: Callable[[dict], object], lacks: str
+) -> None:
+    checkpoint = checkpoint_of(model)
+    change(checkpoint)
+    with pytest.raises(ValueError, match=rf"^The checkpoint lacks {lacks}.* calibrate anew without it\.$"):
+        model.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:, :95],
+        lambda text: text.double(),
+        lambda text: 100 * text,
+        lambda text: torch.nan * text,
+        lambda text: 0 * text,
+    ],
+)
+def test_checkpoint_with_another_text_is_refused(
+    model: ClipSam, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    checkpoint = checkpoint_of(model)
+    checkpoint["clip_sam"]["text"] = change(checkpoint["clip_sam"]["text"])
+    with pytest.raises(
+        ValueError, match=r"The text directions of 'object' .* needs two finite ones of 96, of length 1"
+    ):
+        model.on_load_checkpoint(checkpoint)
+
+
+def test_frozen_weights_are_hashed_once(model: ClipSam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every save and load, and for every class name: gigabytes take seconds."""
+    checkpoint = checkpoint_of(model)
+    sizes = []
+    monkeypatch.setattr(
+        "anomalib_clipsam.compute.hashing.hash_tensors",
+        lambda tensors: sizes.append(sum(value.nbytes for value in tensors.values())) or hash_tensors(tensors),
+    )
+    model.on_load_checkpoint(dict(checkpoint))
+    model.model.localizer.text_of("bolt")
+    assert checkpoint_of(model)["clip_sam"]["weights"] == checkpoint["clip_sam"]["weights"]
+    assert max(sizes) < 1e5
+    assert sum(value.nbytes for value in model.model.sam.state_dict().values()) > 1e6
 
 
 def test_checkpoint_of_another_model(model: ClipSam) -> None:

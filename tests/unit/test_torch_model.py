@@ -19,7 +19,7 @@ from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
 from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
 from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
+from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -258,20 +258,58 @@ def test_constant_images(build: Build, value: float, multimask: bool, box: str) 
         assert not batch.pred_mask.any()
 
 
-def test_broken_pixels_do_not_spread(build: Build) -> None:
-    """A localizer that gives NaN and values outside [0, 1]."""
+class Broken(RedLocalizer):
+    """Gives some values of its map or score for the last image of a batch, and of its tap."""
 
-    class Broken(RedLocalizer):
-        def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
-            anomaly_map, score, taps = super()._localize(image, tapped)
-            anomaly_map = anomaly_map.clone()
-            anomaly_map[:, 0, 0], anomaly_map[:, 0, 1], anomaly_map[:, 0, 2] = torch.nan, 1.5, -0.5
-            return anomaly_map, score * torch.nan, taps
+    def __init__(self, part: str, *values: float) -> None:
+        super().__init__()
+        self.part, self.values = part, values
 
-    stages = build(Broken()).stages(picture())
-    assert stages.anomaly_map[0, 0, :3].tolist() == [0.0, 1.0, 0.0]
-    assert stages.score.tolist() == [0.5]
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+        anomaly_map, score, taps = super()._localize(image, tapped)
+        parts = {"map": anomaly_map.clone(), "score": score.clone()}
+        for place, value in enumerate(self.values):
+            parts[self.part][-1].view(-1)[place] = value
+        return parts["map"], parts["score"], taps
+
+
+def test_map_outside_its_range_is_clamped(build: Build) -> None:
+    stages = build(Broken("map", 1.5, -0.5)).stages(picture())
+    assert stages.anomaly_map[0, 0, :2].tolist() == [1.0, 0.0]
     assert torch.isfinite(stages.fused_map).all()
+
+
+@pytest.mark.parametrize("part", ["map", "score"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_overflow_in_clip_is_no_verdict(build: Build, part: str, value: float) -> None:
+    """It was score 0 and map 0, that is, good."""
+    model = build(Broken(part, value))
+    with pytest.raises(NotFiniteError, match=r"CLIP's map, computed in float32: NaN or .* at \[3\]. Check the weights"):
+        model.stages(mixed())
+    model.precision = "bf16"
+    with pytest.raises(NotFiniteError, match=r"computed in bf16: .* Choose precision='float32'") as caught:
+        model.stages(picture())
+    assert caught.value.images == [0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_overflow_in_sam_is_no_verdict(build: Build, sam: Sam, value: float) -> None:
+    """It was an index outside the map, which ends the process on a GPU. Of four images, SAM sees two."""
+
+    def overflow(_module: object, _given: object, features: torch.Tensor) -> torch.Tensor:
+        features = features.clone()
+        features[1, 0, 3, 2] = value
+        return features
+
+    handle = sam.image_encoder.register_forward_hook(overflow)
+    try:
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(NotFiniteError, match=r"SAM's features, computed in bf16: NaN or .* images at \[2\]"),
+        ):
+            build().stages(mixed())
+    finally:
+        handle.remove()
 
 
 def test_values_outside_an_image_are_clamped(build: Build) -> None:
@@ -346,6 +384,22 @@ def test_small_map_does_not_blur_what_clip_sees(build: Build, dense: DenseLocali
     handle.remove()
     assert max(shown[0][-2:]) == dense.image_size
     assert anomaly_map.shape == (1, 20, 10)
+
+
+# ---------------------------------------------------------------- compiled
+
+
+@pytest.mark.slow
+def test_compiles_to_one_graph(build: Build, dense: DenseLocalizer) -> None:
+    """Once the text is encoded. SAM sees every image there, and its answer about one without a region is dropped."""
+    model, image, _ = export_case(build, dense)
+    image = image[..., :96, :]
+    expected = model(image)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for name, value in compiled(image)._asdict().items():
+        if value is not None:
+            torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------- tensors

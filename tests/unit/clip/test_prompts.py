@@ -92,6 +92,17 @@ def test_wrong_file(tmp_path: Path, content: str, message: str) -> None:
         PromptEnsemble.from_file(path)
 
 
+@pytest.mark.parametrize("entry", ["&a{} [{}]", "&a{} {{<<: [{}]}}"], ids=["nested", "merged"])
+def test_aliases_are_refused(tmp_path: Path, entry: str) -> None:
+    """Nine of nine of nine: the file has 3 kB, and a message or a merge of it would have 9**30 entries."""
+    first = {"[": "&a0 [x, x]", "{": "&a0 {x: x}"}[entry[5]]
+    rest = [entry.format(level, ", ".join([f"*a{level - 1}"] * 9)) for level in range(1, 30)]
+    path = tmp_path / "prompts.yaml"
+    path.write_text("templates:\n" + "".join(f"- {each}\n" for each in [first, *rest]) + "normal: [*a29]\n")
+    with pytest.raises(ValueError, match=r"prompts\.yaml' has YAML aliases, such as \*name\. Write every entry out\."):
+        PromptEnsemble.from_file(path)
+
+
 def test_file_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "prompts.yaml"
     path.write_bytes("normal: ['größere {}']".encode("latin-1"))

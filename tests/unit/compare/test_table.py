@@ -55,6 +55,19 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.md"]
 
 
+def test_planted_link_is_not_written_through(tmp_path: Path) -> None:
+    """A folder of results may come from a stranger."""
+    output, victim = tmp_path / "output", tmp_path / "victim"
+    output.mkdir()
+    victim.write_text("mine", encoding="utf-8")
+    for name in ("results.csv.new", "results.md.new", "results.md"):
+        (output / name).symlink_to(victim)
+    write_tables(output, COMPARISON, ROWS)
+    assert victim.read_text(encoding="utf-8") == "mine"
+    assert len(read_rows(output / "results.csv")) == len(ROWS)
+    assert not any(path.is_symlink() for path in output.iterdir())
+
+
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("model,score\nA,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match="was not written by this version"):

@@ -77,5 +77,7 @@ def test_without_any_source_the_flag_is_named() -> None:
 
 def test_a_broken_one_is_named_and_not_passed_over(folder: Path) -> None:
     (folder / "good" / "1.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"A good part cannot be used: .*1\.png is no picture\. Mend the file"):
+    with pytest.raises(
+        ValueError, match=r"A good part cannot be used: .*1\.png is no picture in BMP, .* or WEBP\. Mend the file"
+    ):
         read_good_parts(2, folder / "good", None)

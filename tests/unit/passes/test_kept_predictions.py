@@ -3,9 +3,12 @@
 
 """Predictions that a validation pass leaves to the test pass."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
 import pytest
@@ -13,6 +16,9 @@ import torch
 from anomalib.data import InferenceBatch
 
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import FakeCuda
 
 CPU = torch.device("cpu")
 
@@ -67,6 +73,14 @@ def test_images_that_are_not_known_by_their_files(known: list[str] | None) -> No
     store.put(keys, predicted())
     assert store.kept == {}
     assert store.get(keys, CPU) is None
+
+
+def test_a_batch_is_moved_as_a_whole(paths: list[str], fake_cuda: FakeCuda) -> None:
+    """Scores, maps and masks: three copies, however many pictures."""
+    with torch.device("cuda"):
+        predictions = predicted()
+    PredictionStore().put(["a", "b"], predictions)
+    assert fake_cuda.waits == ["aten._to_copy.default"] * 3
 
 
 def test_memory_is_bounded(paths: list[str]) -> None:

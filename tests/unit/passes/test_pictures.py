@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import struct
+import subprocess
+import threading
+import warnings
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +24,9 @@ from anomalib.data import Folder, PredictDataset
 from anomalib.data.datasets import AnomalibDataset
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_clipsam.passes import pictures
 from anomalib_clipsam.passes.pictures import PictureCheck, find_fault
 
 PICTURE = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8))
@@ -133,6 +139,86 @@ def test_masks(tmp_path: Path) -> None:
     assert find_fault(picture, mask) == f"has a mask that cannot be used: {mask} is empty"
 
 
+# ---------------------------------------------------------------- a stranger's file
+
+
+@pytest.mark.parametrize("extension", IMG_EXTENSIONS)
+def test_every_format_that_anomalib_lists_is_read(tmp_path: Path, extension: str) -> None:
+    PICTURE.save(tmp_path / f"picture{extension}")
+    assert find_fault(tmp_path / f"picture{extension}") is None
+
+
+@pytest.mark.parametrize("kind", ["eps", "gif", "ico", "pdf"])
+def test_other_formats_are_not_opened_whatever_the_file_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """PIL starts Ghostscript, a language of its own, for an EPS file."""
+    PICTURE.save(tmp_path / "picture.png", format=kind)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_args, **_kwargs: pytest.fail("another program"))
+    monkeypatch.setattr(subprocess, "check_call", lambda *_args, **_kwargs: pytest.fail("another program"))
+    assert find_fault(tmp_path / "picture.png") == "is no picture in BMP, JPEG, PNG, PPM, TIFF or WEBP"
+
+
+@pytest.mark.parametrize(("width", "sound"), [(150, True), (151, False)])
+def test_pictures_of_more_pixels_than_pil_calls_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, sound: bool
+) -> None:
+    """PIL itself warns of them, and refuses those of twice as many only."""
+    Image.new("L", (width, 100)).save(tmp_path / "picture.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        fault = find_fault(tmp_path / "picture.png")
+    refused = "has 15,100 pixels, more than the 15,000 of PIL.Image.MAX_IMAGE_PIXELS: save it smaller"
+    assert fault == (None if sound else refused)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert find_fault(tmp_path / "picture.png") is None
+
+
+@pytest.mark.parametrize(("large", "most"), [(10**6, 8), (2399, 1)])
+def test_large_pictures_are_decoded_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, most: int
+) -> None:
+    """In one thread: memory that others have freed may stay theirs."""
+    monkeypatch.setattr(pictures, "LARGE", large)
+    for index in range(16):
+        PICTURE.save(tmp_path / f"{index}.png")  # 2400 pixels
+    decode, seen = pictures._decode, []
+    together = threading.Barrier(most, timeout=20)
+
+    def watched(image: Image.Image, mode: str) -> str | None:
+        seen.append(threading.get_ident())
+        together.wait()  # so many are inside at once, or this raises
+        return decode(image, mode)
+
+    monkeypatch.setattr(pictures, "_decode", watched)
+    dataset = PredictDataset(tmp_path)
+    PictureCheck().leave_out(dataset)
+    assert len(dataset) == len(seen) == 16
+    assert (len(set(seen)) == 1) == (most == 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "picture.png")
+    assert find_fault(tmp_path / "picture.png") == "cannot be read (it is no file)"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_cannot_forge_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    (tmp_path / "b\nERROR all is lost\x1b[31m.png").touch()
+    dataset, check = PredictDataset(tmp_path), PictureCheck()
+    trainer = trainer_with("predict", DataLoader(dataset))
+    check.setup(trainer, None, "predict")
+    check.teardown(trainer, None, "predict")
+    (message,) = caplog.messages
+    assert message.splitlines()[1:] == [rf"{tmp_path}/b\nERROR all is lost\x1b[31m.png is empty"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"scored: .*/b\\nERROR all is lost\\x1b\[31m\.png is empty\. Fix"):
+        PictureCheck().setup(trainer_with("predict", DataLoader(PredictDataset(tmp_path))), None, "predict")
+
+
 # ---------------------------------------------------------------- a pass
 
 
@@ -149,7 +235,8 @@ def test_one_of_a_thousand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     check.teardown(trainer, None, "predict")
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"1 of 1000 pictures were skipped. Fix these files to have them scored:\n{tmp_path / '500.png'} is no picture"
+        f"1 of 1000 pictures were skipped. Fix these files to have them scored:\n{tmp_path / '500.png'} is no picture "
+        "in BMP, JPEG, PNG, PPM, TIFF or WEBP"
     )
     assert len(dataset) == 1000
 

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from anomalib.data import ImageItem
+from anomalib.data import ImageItem, PredictDataset
 from PIL import Image
 
 from anomalib_clipsam.results.prediction_table import PredictionTable, describe
@@ -60,6 +60,32 @@ def test_name_that_is_not_utf_8_does_not_stop_the_table(tmp_path: Path) -> None:
 def test_what_is_not_predicted_is_left_empty() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
     assert describe(item) == ("a.png", "", "defective", "", "")
+
+
+def test_each_of_several_processes_adds_its_lines(tmp_path: Path) -> None:
+    """The first begins the file, and the others wait until it has."""
+    path = tmp_path / "scores.csv"
+    first, second = (Mock(is_global_zero=zero) for zero in (True, False))
+    second.strategy.barrier.side_effect = lambda: PredictionTable(path).on_predict_start(first, Mock())
+    for trainer, name in ((second, "b"), (first, "a")):
+        table = PredictionTable(path)
+        if trainer is second:
+            table.on_predict_start(trainer, Mock())
+        item = ImageItem(image=torch.zeros(3, 4, 6), image_path=f"{name}.png", pred_score=torch.tensor(0.5))
+        table.on_predict_batch_end(trainer, Mock(), Mock(), [item], 0)
+    assert path.read_text().splitlines()[1:] == ["b.png,0.5000,,,", "a.png,0.5000,,,"]
+    first.strategy.barrier.assert_called_once_with()
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "@SUM(1).png", "+1.png", "-1.png"])
+def test_names_of_files_are_no_formulas_of_a_spreadsheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Files are listed with their whole path, also those of the folder that one is in."""
+    Image.new("RGB", (5, 5)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", Path()):
+        assert describe(PredictDataset(folder)[0])[0] == str(tmp_path / name)
 
 
 def test_lines_are_written_batch_by_batch_and_an_old_table_is_replaced(tmp_path: Path) -> None:

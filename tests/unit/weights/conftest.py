@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Empty places to look in, by what they are, in the order in which they are looked in; downloads fail a test."""
     places = {"own": tmp_path / "own", "anomalib": tmp_path / "anomalib" / "clip_sam", "hub": tmp_path / "hub"}
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_args, **_kwargs: pytest.fail("a download"))
+    monkeypatch.setattr(store, "urlopen", lambda *_args, **_kwargs: pytest.fail("a download"))
     monkeypatch.setattr(store, "get_pretrained_weights_dir", lambda: tmp_path / "anomalib")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(places["hub"]))
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(places["own"]))

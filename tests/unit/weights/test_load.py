@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import struct
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from anomalib_clipsam.clip import build_clip
 from anomalib_clipsam.clip.build import CARRIED_CONFIGS
 from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
 from anomalib_clipsam.sam import build_sam
-from anomalib_clipsam.weights import load
+from anomalib_clipsam.weights import load, store
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam, read_state_dict
 from anomalib_clipsam.weights.store import explicit_file
 from anomalib_clipsam.weights.table import LEARNED, WeightFile, find_sam, get_weights, pair_files
@@ -129,6 +132,24 @@ def test_file_of_another_kind(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        ({}, 2**62),  # a header of more bytes than any machine has
+        ({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, None),
+        ({"a": {"dtype": "F32", "shape": [2**33, 2**33], "data_offsets": [0, 8]}}, None),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, None),
+        ({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in "ab"}, None),
+    ],
+    ids=["length", "beyond the file", "overflow", "before the data", "overlap"],
+)
+def test_safetensors_header_that_lies(tmp_path: Path, header: dict, length: int | None) -> None:
+    text = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", length or len(text)) + text + bytes(8))
+    with pytest.raises(ValueError, match=r"a\.safetensors cannot be read: .* Bring an undamaged file"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
     ("content", "kind"),
     [([torch.ones(2)], "list"), (torch.ones(2), "Tensor"), (7, "int"), ({"state_dict": [torch.ones(2)]}, "list")],
 )
@@ -145,9 +166,10 @@ def test_pickle_with_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
         torch.save({"a": RunsCode(victim)}, path)
     else:
         path.write_bytes(pickle.dumps({"a": RunsCode(victim)}))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="cannot be read: Unsupported ") as raised:
         read_state_dict(path)
     assert not victim.exists()
+    assert "weights_only" not in "".join(traceback.format_exception(raised.value))  # torch's advice how to run it
     pickle.loads(pickle.dumps(RunsCode(victim)))
     assert victim.exists()  # it does what it says where it is let
 
@@ -280,7 +302,7 @@ def test_architecture_that_the_file_fits_is_named(sam, clip, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["nothing.pth", "."])
 def test_explicit_file_that_is_missing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("a silent download"))
+    monkeypatch.setattr(store, "urlopen", lambda *_args, **_kwargs: pytest.fail("a silent download"))
     row = get_weights("vit_b")
     with pytest.raises(
         FileNotFoundError, match=r"sam_weights='.*' is no file. Correct the path, or leave sam_weights out"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from anomalib_clipsam.compute.hashing import hash_file
 from anomalib_clipsam.weights import store
-from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, find, locate
+from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, fetch, find, locate
 from anomalib_clipsam.weights.table import Source, WeightFile, find_sam, pair_files
 
 ROW = WeightFile(
@@ -97,6 +98,23 @@ def test_damaged_package(places: dict[str, Path], tmp_path: Path, monkeypatch: p
     (tmp_path / "lite_sam.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"is damaged: it has 5 bytes.* Install anomalib_clipsam again"):
         locate(find_sam("lite"))
+
+
+def test_planted_link_is_not_written_through(places: dict[str, Path], tmp_path: Path) -> None:
+    """Neither where a file goes to, nor where an unfinished one could be guessed to be."""
+    row = written_row(places["own"] / "some.pth")
+    target, victim = tmp_path / "target", tmp_path / "victim"
+    target.mkdir()
+    victim.write_bytes(b"mine")
+    names = [source.filename + end for source in row.sources for end in ("", ".partial", f".{os.getpid()}.partial")]
+    for name in names:
+        (target / name).symlink_to(victim if name.endswith("partial") else tmp_path / "nowhere")
+    path = fetch(row, target)
+    assert path.read_bytes() == b"weights"
+    assert not path.is_symlink()
+    assert victim.read_bytes() == b"mine"
+    assert not (tmp_path / "nowhere").exists()
+    assert sorted(path.name for path in target.iterdir() if path.suffix != ".lock") == sorted(names)
 
 
 def test_folder_that_cannot_be_made(places: dict[str, Path], tmp_path: Path) -> None:
