@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.command_line import sentence
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -179,7 +180,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         text, code = options.run(options)
     except (OSError, ValueError) as error:
-        options.command.exit(2, f"{options.command.prog}: {' '.join(str(error).split())}\n")
+        flags = {name: f"--{name.replace('_', '-')}" for name in vars(options)}
+        options.command.exit(2, f"{options.command.prog}: {sentence(error, flags)}\n")
     print(text, end="")
     if code:
         sys.exit(code)

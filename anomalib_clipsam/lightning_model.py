@@ -30,6 +30,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +60,9 @@ from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read
+from anomalib_clipsam.messages import printable
+from anomalib_clipsam.passes.advice import find_unused, refuse_videos
+from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
 from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
@@ -251,6 +254,7 @@ class ClipSam(AnomalibModule):
         )
         self.class_name = class_name
         self._restored_class_name: str | None = None
+        self._logged: dict[str, str] = {}
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
         if localizer == "auto":
@@ -342,16 +346,21 @@ class ClipSam(AnomalibModule):
         Called by Lightning before every pass, so the name follows the data module, and before it reads a checkpoint.
 
         Args:
-            stage (str): Not used.
+            stage (str): The pass.
 
         Raises:
-            ValueError: If the trainer would convert the whole model to another precision.
+            ValueError: If the trainer would convert the whole model to another precision, or the data are videos.
         """
-        del stage
         if self._trainer is not None:
             _check_trainer_precision(self._trainer.precision)
             check_what_is_read(self._trainer)
-        self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
+        datamodule = getattr(self._trainer, "datamodule", None)
+        refuse_videos(datamodule)
+        if stage in ("validate", "test") and (not self.k_shot or self.few_shot_source):
+            unused = find_unused(datamodule)
+            if unused is not None:
+                self._log_once("unused", unused)
+        self._learn(DATA_SETS.get(type(datamodule).__name__))
         self._choose_class_name()
         judge = self.model.judge
         if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
@@ -374,7 +383,9 @@ class ClipSam(AnomalibModule):
             self.model.localizer.use_learned(load_adapters(row.name))
             self._learned, self._weight_names["adapters"] = row, row.name
         if row.trained_on is not None:
-            logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+            self._log_once(
+                "weights", f"The map's learned weights are {row.name}: its authors trained them on {row.trained_on}."
+            )
         if tested_on is not None and row.trained_on == tested_on:
             logger.warning(
                 "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
@@ -392,8 +403,15 @@ class ClipSam(AnomalibModule):
         )
         name, source = next((name, source) for name, source in choices if name)
         if self.model.localizer.uses_class_name:
-            logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+            text = f"Text prompts ask about '{printable(name)}' (class name from the {source})."
+            self._log_once("class name", text)
         self.model.set_class_name(name)
+
+    def _log_once(self, about: str, text: str) -> None:
+        """Log what is the same in pass after pass when it changes only."""
+        if self._logged.get(about) != text:
+            self._logged[about] = text
+            logger.info(text)
 
     def on_validation_start(self) -> None:
         """Say what a validation pass is for, and look at the references."""
@@ -718,6 +736,24 @@ class ClipSam(AnomalibModule):
         self._read_from = None
         logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ClipSam:
+        """Load a model from a checkpoint, without torch's advice to run what code another file holds.
+
+        Args:
+            checkpoint_path (Any): The file.
+            *args: As anomalib's.
+            **kwargs: As anomalib's.
+
+        Returns:
+            ClipSam: The model.
+
+        Raises:
+            ValueError: If the file holds more than tensors and plain values.
+        """
+        with naming(checkpoint_path, (UnpicklingError,)):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
 
@@ -870,7 +906,7 @@ def _naming(batch: Batch) -> Iterator[None]:
     except NotFiniteError as error:
         if not batch.image_path:
             raise
-        names = ", ".join(str(batch.image_path[place]) for place in error.images)
+        names = ", ".join(printable(batch.image_path[place]) for place in error.images)
         msg = f"{names}: {error}"
         raise NotFiniteError(msg, error.images) from error
 

@@ -421,7 +421,7 @@ class RefinerPart(_Part):
 def _check_installed(*modules: str) -> None:
     missing = [module for module in modules if not module_available(module)]
     if missing:
-        msg = f"The export needs {' and '.join(missing)}. Install with `pip install 'anomalib_clipsam[openvino]'`."
+        msg = f"The export needs {' and '.join(missing)}. Run: pip install {' '.join(missing)}"
         raise ModuleNotFoundError(msg)
 
 

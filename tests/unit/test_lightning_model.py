@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import re
+import traceback
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,7 +32,8 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob, hash_tensors
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
+from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.frame import resize_image
 from anomalib_clipsam.fusion import Fusion, FusionArguments
@@ -572,14 +574,15 @@ def test_learned_weights_were_never_trained_on_what_is_tested(
     published: dict[str, str], localizer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = ClipSam("demo", localizer=localizer, refine=False, **FAST).eval()
-    image, texts = torch.rand(1, 3, 40, 40), []
+    image, texts, said = torch.rand(1, 3, 40, 40), [], ""
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
         for datamodule, trained_on in ((None, "VisA"), (MVTecAD(), "VisA"), (Visa(), "MVTec AD"), (None, "VisA")):
             caplog.clear()
             set_up(model, datamodule)
             name = f"{localizer}_{'visa' if trained_on == 'VisA' else 'mvtec'}"
             message = f"The map's learned weights are {name}: its authors trained them on {trained_on}."
-            assert message in caplog.messages
+            assert (message in caplog.messages) == (message != said)  # logged when it changes
+            said = message
             assert not [record for record in caplog.records if record.levelno > logging.INFO]
             assert model.frozen_weights()["localizer"]["name"] == f"clip_demo with {name}"
             model(image)
@@ -674,6 +677,13 @@ def test_order_of_class_names(prompts: str) -> None:
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
 
 
+def test_class_name_cannot_forge_lines_of_the_log(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a stranger's checkpoint's."""
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        asked_about(model, "nut\nERROR")
+    assert r"Text prompts ask about 'nut\nERROR' (class name from the data module)." in caplog.messages
+
+
 def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
     image = torch.rand(1, 3, 40, 40)
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
@@ -688,6 +698,14 @@ def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCapt
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Text prompts ask about 'bolt' (class name from the data module)."
     assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
+
+
+def test_class_name_is_logged_when_it_changes_only(caplog: pytest.LogCaptureFixture) -> None:
+    model = ClipSam("demo")
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        for category in ("bolt", "bolt", "nut", "nut", "bolt"):
+            asked_about(model, category)
+    assert [message.split("'")[1] for message in caplog.messages] == ["bolt", "nut", "bolt"]
 
 
 # ---------------------------------------------------------------- hyper-parameters and checkpoints
@@ -724,6 +742,14 @@ def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
     torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
     loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
     assert {name: loaded.hparams[name] for name in files} == {name: str(file) for name, file in files.items()}
+
+
+def test_file_with_code_is_no_checkpoint_and_no_advice_is_given_to_run_it(tmp_path: Path) -> None:
+    """As `anomalib export --ckpt_path` reads one."""
+    torch.save({"state_dict": print}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged or no checkpoint: Unsupported global") as raised:
+        ClipSam.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert "weights_only" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prompts: str, tmp_path: Path) -> None:
