@@ -844,9 +844,9 @@ def test_checkpoint_without_sam_fits_a_model_with_it(model: ClipSam, prompts: st
     ("made_with", "own", "sentence"),
     [
         (
-            {"localizer": "winclip", "prompts": None, "clip_size": 64},
-            {"localizer": "dense", "prompts": None, "clip_size": 32},
-            "made with localizer='winclip' and clip_size=64, and this model has localizer='dense' and clip_size=32",
+            {"localizer": "musc", "clip_size": 64},
+            {"localizer": "dense", "clip_size": 32},
+            "made with localizer='musc' and clip_size=64, and this model has localizer='dense' and clip_size=32",
         ),
         ({"clip_size": 64}, {"clip_size": 32}, "made with clip_size=64, and this model has clip_size=32"),
         (
