@@ -631,6 +631,58 @@ def test_order_of_class_names(prompts: str) -> None:
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
 
 
+@pytest.mark.parametrize("category", ["01", "2-3"])
+def test_a_category_without_letters_is_an_object(
+    model: ClipSam, caplog: pytest.LogCaptureFixture, category: str
+) -> None:
+    with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+        assert asked_about(model, category) == "object"
+    assert f"The category '{category}' has no letters" in caplog.text
+    assert asked_about(model, "pcb4") == "pcb4"
+
+
+@pytest.mark.parametrize("step", ["validation_step", "test_step", "predict_step"])
+def test_each_picture_of_a_batch_is_asked_about_by_the_name_of_its_folder(
+    prompts: str, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = ClipSam("demo", prompts=prompts, class_name="folder", **FAST).eval()
+    encoded = []
+    encode = type(model.model.localizer)._encode_text
+
+    def encode_once(localizer: DenseLocalizer, class_name: str) -> torch.Tensor:
+        encoded.append(class_name)
+        return encode(localizer, class_name)
+
+    monkeypatch.setattr(type(model.model.localizer), "_encode_text", encode_once)
+    images, names = torch.rand(4, 3, 192, 192), ["nut", "bolt", "nut", "hook"]
+    for _ in range(2):
+        batch = ImageBatch(image=images, image_path=[f"/data/{name}/0.png" for name in names])
+        batch = getattr(model, step)(batch, 0)
+    assert sorted(encoded) == ["bolt", "hook", "nut"]
+    for index, name in enumerate(names):
+        model.model.set_class_name(name)
+        alone = model.model(images[index : index + 1])
+        torch.testing.assert_close(batch.anomaly_map[index], alone.anomaly_map[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch.pred_score[index], alone.pred_score[0], atol=1e-5, rtol=0)
+        assert torch.equal(torch.as_tensor(batch.pred_mask[index]), alone.pred_mask[0])
+    assert len({float(score) for score in batch.pred_score}) == 4
+
+
+@pytest.mark.parametrize("refused", [{"k_shot": 2}, {"references": "batch"}])
+def test_many_products_are_not_compared_with_one_another(prompts: str, refused: dict) -> None:
+    with pytest.raises(ValueError, match="class_name='folder' is for many products"):
+        ClipSam("demo", prompts=prompts, class_name="folder", **refused, **FAST)
+
+
+@pytest.mark.parametrize("method", ["to_torch", "to_onnx", "to_parts"])
+def test_many_products_are_not_exported(prompts: str, tmp_path: Path, method: str) -> None:
+    model = ClipSam("demo", prompts=prompts, class_name="folder", **FAST)
+    with pytest.raises(ValueError, match="An exported model asks about one name"):
+        getattr(model, method)(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_class_name_cannot_forge_lines_of_the_log(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
     """It may be a stranger's checkpoint's."""
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
