@@ -14,6 +14,7 @@ import logging
 import re
 import sys
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from rich.logging import RichHandler
@@ -28,12 +29,19 @@ PACKAGE = __name__.partition(".")[0]
 FOLDER = Path(__file__).parent
 FOR_USERS = (OSError, ValueError, TypeError, ImportError)
 """Kinds of errors that this package raises with what to do about them."""
-ADVICE = {
-    "Path contains non-printable characters": (
-        "anomalib takes paths of ASCII characters only. Rename that folder, or give a symbolic link to it."
+ADVICE = (
+    (
+        "Path contains non-printable characters",
+        "path.py",
+        "anomalib takes paths of ASCII characters only. Rename that folder, or give a symbolic link to it.",
     ),
-}
-"""Beginning of an error of anomalib's -> what it does not say."""
+    (
+        "Invalid value for dtype 'str'",
+        "mvtec_loco.py",
+        "anomalib reads MVTecLOCO with pandas 2 only. Run: pip install 'pandas<3'",
+    ),
+)
+"""Beginning of an error, a file of anomalib's that it comes through, and what it does not say."""
 
 
 def find_for_users(error: BaseException) -> BaseException | None:
@@ -60,6 +68,20 @@ def find_for_users(error: BaseException) -> BaseException | None:
     return next(filter(None, map(find_for_users, tried or ())), None)
 
 
+def find_advice(error: BaseException) -> str | None:
+    """Find what an error of anomalib's does not say.
+
+    Args:
+        error (BaseException): What has ended the command.
+
+    Returns:
+        str | None: The advice; ``None`` where there is none in :data:`ADVICE`.
+    """
+    files = {Path(frame.f_code.co_filename).name for frame, _ in walk_tb(error.__traceback__)}
+    found = (advice for begin, file, advice in ADVICE if str(error).startswith(begin) and file in files)
+    return next(found, None)
+
+
 def sentence(error: BaseException, options: Mapping[str, str]) -> str:
     """Say an error in the words of a command line: ``weights='lite'`` is ``--model.weights lite`` there.
 
@@ -83,15 +105,14 @@ def settle() -> None:
     shown_before = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        found = find_for_users(error)
-        advice = next((text for begin, text in ADVICE.items() if str(error).startswith(begin)), None)
+        found, advice = find_for_users(error), find_advice(error)
         if found is not None:
             from anomalib_clipsam.lightning_model import ClipSam
 
             options = {name: f"--model.{name}" for name in inspect.signature(ClipSam).parameters}
             print(f"anomalib: {sentence(found, options)}", file=sys.stderr)
         elif advice is not None:
-            print(f"anomalib: {printable(error)}. {advice}", file=sys.stderr)
+            print(f"anomalib: {printable(error).rstrip('.')}. {advice}", file=sys.stderr)
         else:
             shown_before(kind, error, traceback)
 

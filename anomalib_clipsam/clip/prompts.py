@@ -55,6 +55,31 @@ TEMPLATES = (
 )
 
 
+def read_yaml(path: Path, what: str) -> object:
+    """Read a YAML file that a user wrote.
+
+    Args:
+        path (Path): The file.
+        what (str): What it is, for messages.
+
+    Returns:
+        object: Its content.
+
+    Raises:
+        ValueError: If it is not YAML, or has aliases.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # a few lines of them stand for lists of gigabytes
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            msg = f"The {what} '{path}' has YAML aliases, such as *name. Write every entry out."
+            raise ValueError(msg)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"The {what} '{path}' is not readable as YAML: {error}. Correct the file."
+        raise ValueError(msg) from error
+
+
 @dataclass(frozen=True)
 class PromptEnsemble:
     """States and templates with ``{}`` where the class name, or the state, goes. What is listed twice counts once.
@@ -107,16 +132,7 @@ class PromptEnsemble:
             msg = f"There is no prompt file '{path}'. Give the path of a YAML file, or leave `prompts` out."
             raise FileNotFoundError(msg)
         names = [f.name for f in fields(cls)]
-        try:
-            text = path.read_text(encoding="utf-8")
-            # a few lines of them stand for lists of gigabytes
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-                msg = f"The prompt file '{path}' has YAML aliases, such as *name. Write every entry out."
-                raise ValueError(msg)
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            msg = f"The prompt file '{path}' is not readable as YAML: {error}. Correct the file."
-            raise ValueError(msg) from error
+        content = read_yaml(path, "prompt file")
         if not isinstance(content, dict) or not content or not set(content) <= set(names):
             msg = f"The prompt file '{path}' must map some of {names} to lists of texts. Correct its keys."
             raise ValueError(msg)

@@ -59,8 +59,12 @@ class CheckedCheckpointIO(CheckpointIO):
             FileNotFoundError: If there is no such file.
             ValueError: If it cannot be read.
         """
-        with naming(path, UNREADABLE):
-            return self.inner.load_checkpoint(path, *args, **kwargs)
+        try:
+            with naming(path, UNREADABLE):
+                return self.inner.load_checkpoint(path, *args, **kwargs)
+        except FileNotFoundError as error:
+            msg = f"There is no checkpoint {path}. Correct the path, or leave it out to calibrate anew."
+            raise FileNotFoundError(msg) from error
 
 
 @contextmanager

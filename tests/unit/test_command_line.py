@@ -106,6 +106,19 @@ def test_folder_outside_ascii(shown: Callable) -> None:
     assert text.count("\n") == 1
 
 
+def test_pandas_3_and_mvtec_loco(shown: Callable) -> None:
+    """The error alone may have any cause: it must come through anomalib's file."""
+
+    def raised_in(file: str) -> Exception:
+        return raised(exec, compile("raise TypeError(\"Invalid value for dtype 'str'. Some more.\")", file, "exec"))
+
+    assert shown(raised_in("anomalib/data/mvtec_loco.py")) == (
+        "anomalib: Invalid value for dtype 'str'. Some more. anomalib reads MVTecLOCO with pandas 2 only. Run: pip "
+        "install 'pandas<3'\n"
+    )
+    assert shown(raised_in("elsewhere.py")).startswith("as before: Invalid value")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
