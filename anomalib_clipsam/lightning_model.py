@@ -28,10 +28,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib import LearningType
+from anomalib.data import InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -45,6 +47,7 @@ from tqdm import tqdm
 
 from anomalib_clipsam.arguments import check_types, group
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
+from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME, FolderNames, is_name
 from anomalib_clipsam.clip.references import (
     REFERENCES,
     BatchJudge,
@@ -57,7 +60,10 @@ from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read
+from anomalib_clipsam.messages import printable
+from anomalib_clipsam.passes.advice import find_unused, refuse_videos
+from anomalib_clipsam.passes.calibration import SkipCalibration
+from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
 from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore
 from anomalib_clipsam.passes.pictures import PictureCheck
@@ -72,7 +78,7 @@ from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_wei
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
-    from anomalib.data import Batch, InferenceBatch
+    from anomalib.data import Batch
     from lightning.pytorch import Callback
     from lightning.pytorch.utilities.types import STEP_OUTPUT
 
@@ -83,7 +89,6 @@ logger.addFilter(lambda _record: rank_zero_only.rank == 0)  # once, not in each 
 
 __all__ = ["ClipSam"]
 
-DEFAULT_CLASS_NAME = "object"
 FROZEN = "model."
 """Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
@@ -105,8 +110,10 @@ class ClipSam(AnomalibModule):
             with that SAM, fetched once), ``"mobile"`` (ViT-B-16 and MobileSAM, for machines without a GPU, fetched
             once), or ``"lite"`` (small ones that the package carries; ``"demo"`` is its other name). Defaults
             to ``"vit_b"``.
-        class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
-            ``"object"``. Defaults to ``None``.
+        class_name (str | None): Name of the part in the text prompts. For many products in one run, ``"folder"`` takes
+            the name of the folder that holds each picture, and a YAML file maps folders to names, see
+            :class:`anomalib_clipsam.clip.class_names.FolderNames`. ``None`` takes the data module's category if it has
+            a letter, else ``"object"``. Defaults to ``None``.
         localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
             ``"anomaly_clip"`` and ``"april_gan"`` use weights that their authors trained on one industrial data set
             beside CLIP's; ``"pyramid"`` is the carried pair's; ``"dense"`` and ``"winclip"`` use nothing but CLIP.
@@ -245,8 +252,16 @@ class ClipSam(AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.class_name = class_name
+        self._folder_names = FolderNames.from_argument(class_name)
+        if self._folder_names is not None and (k_shot or references == "batch"):
+            msg = (
+                f"class_name='{class_name}' is for many products, which cannot be compared with one another. Leave "
+                "k_shot and references='batch' out, or give each product a run of its own."
+            )
+            raise ValueError(msg)
+        self.class_name = None if self._folder_names else class_name
         self._restored_class_name: str | None = None
+        self._logged: dict[str, str] = {}
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
         if localizer == "auto":
@@ -313,7 +328,7 @@ class ClipSam(AnomalibModule):
             cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
             judge=build_judge(built, pair.references if references is None else references, k_shot, options),
-            class_name=class_name or DEFAULT_CLASS_NAME,
+            class_name=self.class_name or DEFAULT_CLASS_NAME,
             precision=precision,
         )
 
@@ -325,29 +340,35 @@ class ClipSam(AnomalibModule):
     to_parts = export.to_parts
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the callback that skips unreadable pictures to anomalib's own.
+        """Add what skips unreadable pictures and needless calibrations to anomalib's own callbacks.
 
         Returns:
             Sequence[Callback]: The callbacks.
         """
-        return [*super().configure_callbacks(), PictureCheck()]
+        return [*super().configure_callbacks(), PictureCheck(), SkipCalibration()]
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
 
-        Called by Lightning before every pass, so the name follows the data module, and before it reads a checkpoint.
+        A category without letters, such as BTech's "01", names nothing. Called by Lightning before every pass, so the
+        name follows the data module, and before it reads a checkpoint.
 
         Args:
-            stage (str): Not used.
+            stage (str): The pass.
 
         Raises:
-            ValueError: If the trainer would convert the whole model to another precision.
+            ValueError: If the trainer would convert the whole model to another precision, or the data are videos.
         """
-        del stage
         if self._trainer is not None:
             _check_trainer_precision(self._trainer.precision)
             check_what_is_read(self._trainer)
-        self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
+        datamodule = getattr(self._trainer, "datamodule", None)
+        refuse_videos(datamodule)
+        if stage in ("validate", "test") and (not self.k_shot or self.few_shot_source):
+            unused = find_unused(datamodule)
+            if unused is not None:
+                self._log_once("unused", unused)
+        self._learn(DATA_SETS.get(type(datamodule).__name__))
         self._choose_class_name()
         judge = self.model.judge
         if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
@@ -370,7 +391,9 @@ class ClipSam(AnomalibModule):
             self.model.localizer.use_learned(load_adapters(row.name))
             self._learned, self._weight_names["adapters"] = row, row.name
         if row.trained_on is not None:
-            logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+            self._log_once(
+                "weights", f"The map's learned weights are {row.name}: its authors trained them on {row.trained_on}."
+            )
         if tested_on is not None and row.trained_on == tested_on:
             logger.warning(
                 "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
@@ -379,7 +402,16 @@ class ClipSam(AnomalibModule):
             )
 
     def _choose_class_name(self) -> None:
+        if self._folder_names is not None:
+            return  # each picture has its own
         category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
+        if category and not is_name(category):
+            if not self.class_name:
+                text = (
+                    f"The category '{printable(category)}' has no letters to ask about. Name the part by `class_name`."
+                )
+                self._log_once("category", text)
+            category = None
         choices = (
             (self.class_name, "argument"),
             (category, "data module"),
@@ -388,8 +420,15 @@ class ClipSam(AnomalibModule):
         )
         name, source = next((name, source) for name, source in choices if name)
         if self.model.localizer.uses_class_name:
-            logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+            text = f"Text prompts ask about '{printable(name)}' (class name from the {source})."
+            self._log_once("class name", text)
         self.model.set_class_name(name)
+
+    def _log_once(self, about: str, text: str) -> None:
+        """Log what is the same in pass after pass when it changes only."""
+        if self._logged.get(about) != text:
+            self._logged[about] = text
+            logger.info(text)
 
     def on_validation_start(self) -> None:
         """Say what a validation pass is for, and look at the references."""
@@ -495,7 +534,7 @@ class ClipSam(AnomalibModule):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
-            with _naming(batch):
+            with _naming(batch.image_path or [None]):
                 self.model.collect(batch.image)
         judge.judge(whole.files, self.model.class_name)
         self._use_thresholds()
@@ -572,8 +611,7 @@ class ClipSam(AnomalibModule):
             STEP_OUTPUT: The batch with predictions.
         """
         del args, kwargs
-        with _naming(batch):
-            predictions = self.model(batch.image)
+        predictions = self._predict(batch)
         if self._validated is not None:
             self._validated.put(self._keys(batch), predictions)
         return _answer(batch, predictions)
@@ -593,15 +631,71 @@ class ClipSam(AnomalibModule):
         known = None
         if self._validated is not None and self._validated.kept:
             known = self._validated.get(self._keys(batch), batch.image.device)
-        if known is None:
-            with _naming(batch):
-                known = self.model(batch.image)
-        return _answer(batch, known)
+        return _answer(batch, self._predict(batch) if known is None else known)
 
     def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict a batch. See :meth:`AnomalibModule.predict_step`."""
-        with _naming(batch):
-            return super().predict_step(batch, *args, **kwargs)
+        """Predict a batch.
+
+        Args:
+            batch (Batch): Input batch.
+            *args: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            STEP_OUTPUT: The batch with predictions.
+        """
+        del args, kwargs
+        return _answer(batch, self._predict(batch))
+
+    def _predict(self, batch: Batch) -> InferenceBatch:
+        """Predict a batch, asking about each picture by its own name where pictures have their own."""
+        paths = batch.image_path or [None] * len(batch.image)
+        names = [self.name_of(path) for path in paths]
+        parts = []
+        for name in dict.fromkeys(names):
+            index = [place for place, other in enumerate(names) if other == name]
+            with self.asking_about(name), _naming([paths[place] for place in index]):
+                parts.append((index, self.model(batch.image[index] if len(index) < len(names) else batch.image)))
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.tensor([place for index, _ in parts for place in index]).argsort()
+        fields = zip(*(predictions for _, predictions in parts), strict=True)
+        return InferenceBatch(*(None if values[0] is None else torch.cat(values)[order] for values in fields))
+
+    def name_of(self, path: str | Path | None) -> str:
+        """Name the part of a picture, as the text prompts ask about it.
+
+        Args:
+            path (str | Path | None): The picture's file; ``None`` if it has none.
+
+        Returns:
+            str: The name.
+        """
+        if self._folder_names is None or not self.model.localizer.uses_class_name:
+            return self.model.class_name
+        return self._folder_names(path)
+
+    @property
+    def names_by_folder(self) -> bool:
+        """Whether the text prompts ask about each picture by the folder of its file."""
+        return self._folder_names is not None
+
+    @contextmanager
+    def asking_about(self, name: str) -> Iterator[None]:
+        """Ask about a part of this name for a while.
+
+        Args:
+            name (str): Name of the part.
+
+        Yields:
+            None: While the name holds.
+        """
+        before = self.model.class_name
+        self.model.set_class_name(name)
+        try:
+            yield
+        finally:
+            self.model.set_class_name(before)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
         """Give a key per image for all that determines its prediction."""
@@ -696,6 +790,24 @@ class ClipSam(AnomalibModule):
         judge.common, judge.sources = saved["common"], tuple(saved["sources"])
         self._read_from = None
         logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ClipSam:
+        """Load a model from a checkpoint, without torch's advice to run what code another file holds.
+
+        Args:
+            checkpoint_path (Any): The file.
+            *args: As anomalib's.
+            **kwargs: As anomalib's.
+
+        Returns:
+            ClipSam: The model.
+
+        Raises:
+            ValueError: If the file holds more than tensors and plain values.
+        """
+        with naming(checkpoint_path, (UnpicklingError,)):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
@@ -812,14 +924,14 @@ class ClipSam(AnomalibModule):
 
 
 @contextmanager
-def _naming(batch: Batch) -> Iterator[None]:
+def _naming(paths: list[str | None]) -> Iterator[None]:
     """Name the files of pictures about which something is not finite."""
     try:
         yield
     except NotFiniteError as error:
-        if not batch.image_path:
+        if None in paths:
             raise
-        names = ", ".join(str(batch.image_path[place]) for place in error.images)
+        names = ", ".join(printable(paths[place]) for place in error.images)
         msg = f"{names}: {error}"
         raise NotFiniteError(msg, error.images) from error
 

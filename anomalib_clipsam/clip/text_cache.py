@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,9 @@ def save_text(key: str, text: torch.Tensor) -> None:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{key}.{os.getpid()}.partial"
-        save_file({"text": text.contiguous()}, partial)
-        partial.replace(folder / f"{key}.safetensors")
+        with TemporaryDirectory(prefix=".unfinished_", dir=folder) as private:  # nobody can have planted a link there
+            fresh = Path(private, "text.safetensors")
+            save_file({"text": text.contiguous()}, fresh)
+            fresh.replace(folder / f"{key}.safetensors")
     except (OSError, SafetensorError) as error:
         logger.debug("Text embeddings are not kept on disk: %s", error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import traceback
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_type_hints
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import Folder, ImageBatch, UCSDped
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -29,7 +30,8 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob, hash_tensors
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
+from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.frame import resize_image
 from anomalib_clipsam.fusion import Fusion, FusionArguments
@@ -525,14 +527,15 @@ def test_learned_weights_were_never_trained_on_what_is_tested(
     published: dict[str, str], localizer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = ClipSam("demo", localizer=localizer, refine=False, **FAST).eval()
-    image, texts = torch.rand(1, 3, 40, 40), []
+    image, texts, said = torch.rand(1, 3, 40, 40), [], ""
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
         for datamodule, trained_on in ((None, "VisA"), (MVTecAD(), "VisA"), (Visa(), "MVTec AD"), (None, "VisA")):
             caplog.clear()
             set_up(model, datamodule)
             name = f"{localizer}_{'visa' if trained_on == 'VisA' else 'mvtec'}"
             message = f"The map's learned weights are {name}: its authors trained them on {trained_on}."
-            assert message in caplog.messages
+            assert (message in caplog.messages) == (message != said)  # logged when it changes
+            said = message
             assert not [record for record in caplog.records if record.levelno > logging.INFO]
             assert model.frozen_weights()["localizer"]["name"] == f"clip_demo with {name}"
             model(image)
@@ -627,6 +630,65 @@ def test_order_of_class_names(prompts: str) -> None:
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
 
 
+@pytest.mark.parametrize("category", ["01", "2-3"])
+def test_a_category_without_letters_is_an_object(
+    model: ClipSam, caplog: pytest.LogCaptureFixture, category: str
+) -> None:
+    with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+        assert asked_about(model, category) == "object"
+    assert f"The category '{category}' has no letters" in caplog.text
+    assert asked_about(model, "pcb4") == "pcb4"
+
+
+@pytest.mark.parametrize("step", ["validation_step", "test_step", "predict_step"])
+def test_each_picture_of_a_batch_is_asked_about_by_the_name_of_its_folder(
+    prompts: str, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = ClipSam("demo", prompts=prompts, class_name="folder", **FAST).eval()
+    encoded = []
+    encode = type(model.model.localizer)._encode_text
+
+    def encode_once(localizer: DenseLocalizer, class_name: str) -> torch.Tensor:
+        encoded.append(class_name)
+        return encode(localizer, class_name)
+
+    monkeypatch.setattr(type(model.model.localizer), "_encode_text", encode_once)
+    images, names = torch.rand(4, 3, 192, 192), ["nut", "bolt", "nut", "hook"]
+    for _ in range(2):
+        batch = ImageBatch(image=images, image_path=[f"/data/{name}/0.png" for name in names])
+        batch = getattr(model, step)(batch, 0)
+    assert sorted(encoded) == ["bolt", "hook", "nut"]
+    for index, name in enumerate(names):
+        model.model.set_class_name(name)
+        alone = model.model(images[index : index + 1])
+        torch.testing.assert_close(batch.anomaly_map[index], alone.anomaly_map[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch.pred_score[index], alone.pred_score[0], atol=1e-5, rtol=0)
+        assert torch.equal(torch.as_tensor(batch.pred_mask[index]), alone.pred_mask[0])
+    assert len({float(score) for score in batch.pred_score}) == 4
+
+
+@pytest.mark.parametrize("refused", [{"k_shot": 2}, {"references": "batch"}])
+def test_many_products_are_not_compared_with_one_another(prompts: str, refused: dict) -> None:
+    with pytest.raises(ValueError, match="class_name='folder' is for many products"):
+        ClipSam("demo", prompts=prompts, class_name="folder", **refused, **FAST)
+
+
+@pytest.mark.parametrize("method", ["to_torch", "to_onnx", "to_parts"])
+def test_many_products_are_not_exported(prompts: str, tmp_path: Path, method: str) -> None:
+    model = ClipSam("demo", prompts=prompts, class_name="folder", **FAST)
+    with pytest.raises(ValueError, match="An exported model asks about one name"):
+        getattr(model, method)(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_class_name_cannot_forge_lines_of_the_log(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a stranger's checkpoint's."""
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        asked_about(model, "nut\nERROR")
+    assert r"Text prompts ask about 'nut\nERROR' (class name from the data module)." in caplog.messages
+
+
 def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
     image = torch.rand(1, 3, 40, 40)
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
@@ -641,6 +703,33 @@ def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCapt
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Text prompts ask about 'bolt' (class name from the data module)."
     assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
+
+
+def test_videos_are_refused_before_a_pass(model: ClipSam) -> None:
+    with pytest.raises(ValueError, match="UCSDped gives videos"):
+        set_up(model, UCSDped())
+
+
+@pytest.mark.parametrize(("k_shot", "source", "said"), [(0, None, 1), (1, None, 0), (1, "good", 1)])
+def test_good_pictures_kept_for_a_training_are_told_once(
+    caplog: pytest.LogCaptureFixture, k_shot: int, source: str | None, said: int
+) -> None:
+    """Unless good parts to compare with are read from them."""
+    model = ClipSam("demo", refine=False, k_shot=k_shot, few_shot_source=source)
+    datamodule = SimpleNamespace(normal_test_dir=None, train_data=range(18))
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        set_up(model, datamodule)
+        set_up(model, datamodule)
+    told = [message for message in caplog.messages if message.startswith("18 good pictures are kept for a training")]
+    assert len(told) == said
+
+
+def test_class_name_is_logged_when_it_changes_only(caplog: pytest.LogCaptureFixture) -> None:
+    model = ClipSam("demo")
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        for category in ("bolt", "bolt", "nut", "nut", "bolt"):
+            asked_about(model, category)
+    assert [message.split("'")[1] for message in caplog.messages] == ["bolt", "nut", "bolt"]
 
 
 # ---------------------------------------------------------------- hyper-parameters and checkpoints
@@ -677,6 +766,14 @@ def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
     torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
     loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
     assert {name: loaded.hparams[name] for name in files} == {name: str(file) for name, file in files.items()}
+
+
+def test_file_with_code_is_no_checkpoint_and_no_advice_is_given_to_run_it(tmp_path: Path) -> None:
+    """As `anomalib export --ckpt_path` reads one."""
+    torch.save({"state_dict": print}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged or no checkpoint: Unsupported global") as raised:
+        ClipSam.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert "weights_only" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prompts: str, tmp_path: Path) -> None:

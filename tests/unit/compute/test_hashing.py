@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomalib_clipsam.compute import hashing
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob, hash_tensors, hash_weights
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
+from anomalib_clipsam.compute.hashing import hash_tensors, hash_weights
 from anomalib_clipsam.weights.load import load_sam
 from anomalib_clipsam.weights.table import find_sam
 
