@@ -45,7 +45,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from anomalib_clipsam.arguments import check_types, group
+from anomalib_clipsam.arguments import check_types, group, plain
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
 from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME, FolderNames, is_name
 from anomalib_clipsam.clip.references import (
@@ -214,6 +214,7 @@ class ClipSam(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        ppg, cps, fusion, reference_options = map(plain, (ppg, cps, fusion, reference_options))
         check_types(ClipSam.__init__, locals())  # first of all, while it holds the arguments as they were given
         # As text: a checkpoint and an export's metadata cannot hold a path.
         prompts, adapters, clip_weights, sam_weights, few_shot_source = (

@@ -24,6 +24,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import Resize
@@ -703,6 +704,12 @@ def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCapt
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Text prompts ask about 'bolt' (class name from the data module)."
     assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
+
+
+def test_groups_of_arguments_as_benchmark_gives_them() -> None:
+    model = ClipSam("demo", ppg=OmegaConf.create({"min_score": 0.6}))
+    assert model.model.ppg.min_score == 0.6
+    assert type(model.hparams["ppg"]) is dict  # what a checkpoint holds is read with `weights_only=True`
 
 
 def test_videos_are_refused_before_a_pass(model: ClipSam) -> None:
