@@ -64,6 +64,7 @@ class FakeCuda(TorchDispatchMode):
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """Let a test make tensors and networks on a GPU that there need not be; it can do bf16."""
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     with FakeTensorMode(), FakeCuda() as mode:
         yield mode
 

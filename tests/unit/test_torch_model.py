@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -13,12 +14,17 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
+from anomalib_clipsam.clip import LOCALIZERS, DenseLocalizer, Localizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
+from anomalib_clipsam.clip.localizers import AprilGanLocalizer, FeaturePyramid, PyramidLocalizer
+from anomalib_clipsam.compute.precision import PRECISIONS
 from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
 from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
 
 if TYPE_CHECKING:
@@ -27,9 +33,12 @@ if TYPE_CHECKING:
     from open_clip import CLIP
     from segment_anything.modeling import Sam
 
+    from tests.unit.conftest import FakeCuda
+
     Build = Callable[..., ClipSamModel]
 
 FRAME, MAP, POINTS = 192, 48, 6
+SQUARE = (FRAME, FRAME)
 
 
 class RedLocalizer(Localizer):
@@ -313,8 +322,9 @@ def test_overflow_in_sam_is_no_verdict(build: Build, sam: Sam, value: float) -> 
 
 
 def test_values_outside_an_image_are_clamped(build: Build) -> None:
+    """As a bicubic resize makes them."""
     model, image = build(), picture()
-    wide = torch.where(image > 0.7, image + 3, torch.where(image < 0.1, image - 2, image))
+    wide = torch.where(image > 0.7, image + 0.4, torch.where(image < 0.1, image - 0.4, image))
     equal(model.stages(wide), model.stages(wide.clamp(0, 1)), slice(None), 0)
 
 
@@ -385,7 +395,7 @@ def test_small_map_does_not_blur_what_clip_sees(build: Build, dense: DenseLocali
     assert anomaly_map.shape == (1, 20, 10)
 
 
-# ---------------------------------------------------------------- compiled
+# ---------------------------------------------------------------- compiled, and on a GPU
 
 
 @pytest.mark.slow
@@ -399,6 +409,74 @@ def test_compiles_to_one_graph(build: Build, dense: DenseLocalizer) -> None:
     for name, value in compiled(image)._asdict().items():
         if value is not None:
             torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
+
+
+def build_small(name: str) -> Localizer:
+    """Build a localizer of each kind on a small CLIP of its architecture, with random weights."""
+    clip = build_clip("lite" if name == "pyramid" else "demo", quick_gelu=False)
+    ensemble = PromptEnsemble()
+    if name == "april_gan":
+        return AprilGanLocalizer(clip, ensemble, 64, nn.ModuleList(nn.Linear(160, 96) for _ in range(4)))
+    if name in ("anomaly_clip", "crane"):
+        prompts = LearnedPrompts(torch.rand(2, 77, 48), torch.zeros(2, dtype=torch.long), torch.rand(1, 4, 48))
+        return LOCALIZERS[name](clip, ensemble, 64, prompts)
+    if name == "pyramid":
+        with patch.object(PyramidLocalizer, "to"):  # a layout is nothing that tensors without values can change to
+            return PyramidLocalizer(clip, ensemble, 64, FeaturePyramid((16, 24, 40, 112, 320), 96, 8, 8, 6))
+    if name == "winclip":
+        with patch("open_clip.create_model_and_transforms", return_value=(clip, None, None)):
+            return LOCALIZERS[name](ensemble)
+    return LOCALIZERS[name](clip, ensemble, 64)
+
+
+WAIT = "aten._local_scalar_dense.default"
+"""How the operation is called that reads a value."""
+
+
+@pytest.mark.open_clip
+@pytest.mark.parametrize("name", LOCALIZERS)
+def test_runs_on_a_gpu(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In every precision, for wide, tall and square images; with one localizer on to SAM, who sees all, one or none."""
+    base = "anomalib_clipsam.clip.localizers.base"
+    for function, answer in (("hash_weights", "hash"), ("load_text", None), ("save_text", None)):
+        monkeypatch.setattr(f"{base}.{function}", lambda *_, answer=answer: answer)  # these read values
+    refine = name == "dense"
+    with torch.device("cuda"):
+        try:
+            localizer = build_small(name)
+        except ImportError:
+            pytest.skip("needs open_clip_torch<2.26.1")
+        generator = PointPromptGenerator(FRAME, num_positives=2, num_negatives=1)
+        parts = (generator, CascadedPrompts(build_sam("demo"), box="component"), Fusion()) if refine else ()
+        model = ClipSamModel(localizer, MAP, *parts).eval()
+    for module in model.modules():  # segment_anything makes some on the CPU, whatever the default device
+        for buffer_name, buffer in module.named_buffers(recurse=False):
+            setattr(module, buffer_name, buffer.to("cuda"))
+    computed_in = []
+    for encoder in (localizer, model.sam.image_encoder) if refine else (localizer,):
+        first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+        first.register_forward_hook(lambda _, __, result: computed_in.append(result.dtype))
+    assert localizer.text_of("object").device.type == "cpu"
+    localizer.set_class_name("object")
+    ways = product if refine else zip  # what comes after the map does not depend on whose map it is
+    for (precision, dtype), (size, found) in ways(
+        PRECISIONS.items(), (((96, FRAME), 2), ((FRAME, 80), 1), (SQUARE, 0))
+    ):
+        model.precision, fake_cuda.found = precision, found
+        fake_cuda.waits.clear()
+        computed_in.clear()
+        stages = model.stages(torch.rand(2, 3, *size, device="cuda"))
+        shown = refine and found > 0
+        # Is the image finite, is the map; which images are shown to SAM; are its features finite.
+        waits = [WAIT, WAIT, *["aten.nonzero.default"] * refine, *[WAIT] * shown]
+        assert [wait for wait in fake_cuda.waits if name != "winclip" or wait == WAIT] == waits  # anomalib has its own
+        encoders = [torch.float32 if name == "winclip" else dtype or torch.float32, *[dtype or torch.float32] * shown]
+        assert computed_in == encoders
+        shape = (2, *(MAP * side // max(size) for side in size))
+        assert stages.fused_map.shape == shape
+        for part, value in tensors(stages):
+            assert value is None or value.is_cuda, part
+            assert value is None or value.dtype in (torch.float32, torch.bool, torch.long), part
 
 
 # ---------------------------------------------------------------- tensors
@@ -434,3 +512,24 @@ def test_values_that_are_not_finite(value: float) -> None:
     images[1, 2, 3, 4] = value
     with pytest.raises(ValueError, match=r"those at \[1\] hold NaN or infinite values"):
         check_images(images)
+
+
+def test_values_of_other_ranges_are_refused() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    cause = "divide 8-bit values by 255, and leave `Normalize` out of pre-processor and augmentations"
+    for wrong, low, high in ((images * 255, "0", "255"), (images * 4 - 2, "-2", "2"), (images - 0.6, "-0.6", "0.4")):
+        with pytest.raises(ValueError, match=rf"The images hold values from {low} to {high}\. .*{cause}"):
+            check_images(wrong)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_values_that_a_resize_makes_are_taken(antialias: bool) -> None:
+    """Among all images of 5 x 5 black and white pixels, those go farthest that are the sign of a weight."""
+    sign = torch.tensor([-1.0, 1.0, 1.0, -1.0]).repeat(1, 2)[:, :5]
+    worst = (sign.T @ sign > 0).float().expand(1, 3, 5, 5)
+    for image in (worst, 1 - worst):
+        large = F.interpolate(image, (70, 90), mode="bicubic", antialias=antialias, align_corners=False)
+        assert large.amin() < -0.27
+        assert large.amax() > 1.27
+        check_images(large)

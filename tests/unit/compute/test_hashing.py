@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Hashes of files and of weights."""
+"""Hashes of weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomalib_clipsam.compute import hashing
-from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.compute.hashing import hash_tensors, hash_weights
 from anomalib_clipsam.weights.load import load_sam
 from anomalib_clipsam.weights.table import find_sam
@@ -23,19 +22,6 @@ from anomalib_clipsam.weights.table import find_sam
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * (3 * 2**12) + b"rest"])
-def test_hash_of_a_file_is_its_sha256(tmp_path: Path, content: bytes) -> None:
-    """Also of one that is longer than the block of 1 MiB that is read at once."""
-    (tmp_path / "file").write_bytes(content)
-    assert hash_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_git_blob_is_gits(tmp_path: Path) -> None:
-    """`printf 'what is up, doc?' | git hash-object --stdin`, from the book on git."""
-    (tmp_path / "a").write_bytes(b"what is up, doc?")
-    assert hash_git_blob(tmp_path / "a") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
 
 
 def test_hash_of_weights_is_that_of_their_header_and_bytes() -> None:
