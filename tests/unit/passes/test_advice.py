@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from anomalib.data import Folder, PredictDataset, UCSDped
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -18,9 +20,9 @@ from anomalib_clipsam.passes.advice import find_overwritten, find_results_inside
 from anomalib_clipsam.passes.pictures import PictureCheck
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning import LightningDataModule
+
+CONFIG = Path(__file__).parents[3] / "configs" / "folder.yaml"
 
 
 def pictures(folder: Path, number: int) -> Path:
@@ -56,6 +58,16 @@ def test_good_pictures_that_are_kept_for_a_training(tmp_path: Path) -> None:
     assert (len(followed.test_data), len(followed.val_data)) == (10, 10)
     assert find_unused(followed) is None
     assert find_unused(None) is None
+
+
+def test_ready_configuration_tests_all_pictures(tmp_path: Path) -> None:
+    pictures(tmp_path / "good", 10)
+    pictures(tmp_path / "defect", 3)
+    arguments = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["data"]["init_args"]
+    data = Folder(**arguments | {"root": tmp_path})
+    data.setup()
+    assert (len(data.test_data), len(data.val_data)) == (13, 13)
+    assert find_unused(data) is None
 
 
 def test_results_that_overwrite_others(tmp_path: Path) -> None:
