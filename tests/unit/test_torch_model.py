@@ -410,6 +410,15 @@ def test_compiles_to_one_graph(build: Build, dense: DenseLocalizer) -> None:
             torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
 
 
+def test_compiles_to_one_graph_in_bf16(dense: DenseLocalizer) -> None:
+    """Whether the device has it is not asked in the graph, which that would break."""
+    model, image = ClipSamModel(dense, MAP, precision="bf16").eval(), picture(96, FRAME)
+    expected = model(image)
+    torch.compiler.reset()
+    found = torch.compile(model, fullgraph=True, backend="eager")(image)
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, atol=0.02, rtol=0)
+
+
 def build_small(name: str) -> Localizer:
     """Build a localizer of each kind on a small CLIP of its architecture, with random weights."""
     clip = build_clip("lite" if name == "pyramid" else "demo", quick_gelu=False)
