@@ -293,8 +293,8 @@ _LEARNED = (
     _carried(
         "adapters",
         320,
-        1_185_696,
-        "6607f013d2a271392d29cb16e3c7980f4f266c91df8471d872ca639a94588e95",
+        2_639_632,
+        "599d9a6cd9181084ae1689f90eed450e5f3d37ca0eb72971330b0117e6925ec4",
         localizer="pyramid",
     ),
     _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),
