@@ -6,7 +6,8 @@
 anomalib 2 finds models and data modules among the loaded subclasses of its base classes and the attributes of
 ``anomalib.models`` and ``anomalib.data``; it reads no entry points. So ``anomalib_clipsam_autoload.pth`` calls
 :func:`install` whenever Python starts. That only adds a finder. Once ``anomalib.models`` or ``anomalib.data`` has run,
-the class is imported and set on it.
+the class is imported and set on it. On anomalib's command line, errors of ours then end in one sentence, and our log
+lines are printed once.
 
 ``ANOMALIB_CLIPSAM_AUTOLOAD=0`` in the environment switches this off.
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 PACKAGE = __name__.partition(".")[0]
 
-#: anomalib module -> our module, the class in it, the anomalib modules that get the class.
+#: anomalib module -> our module, the class in it and the anomalib modules that get it; or a function that is called.
 HOSTS = {
     "anomalib.models": (f"{PACKAGE}.lightning_model", "ClipSam", ("anomalib.models", "anomalib.models.image")),
     "anomalib.data": (f"{PACKAGE}.demo.datamodule", "DrawnParts", ("anomalib.data",)),
+    "anomalib.cli.cli": (f"{PACKAGE}.command_line", "settle", ()),
 }
 
 
@@ -104,11 +106,16 @@ class _Finder:
             module_name, class_name, places = HOSTS[host]
             try:
                 cls = getattr(import_module(module_name), class_name)
+                if not places:
+                    cls()
             except Exception as error:  # noqa: BLE001  # whatever it is, anomalib must work as before
                 self.warn(f"{type(error).__name__}: {error}")
                 continue
             for place in filter(None, map(sys.modules.get, places)):
                 setattr(place, class_name, cls)
+                allowed = getattr(place, "ALLOWED_MODULES", None)  # what `anomalib benchmark` takes a class from
+                if isinstance(allowed, set):
+                    allowed.add(PACKAGE)
                 names = getattr(place, "__all__", None)
                 if isinstance(names, list) and class_name not in names:
                     names.append(class_name)

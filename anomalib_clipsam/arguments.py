@@ -8,12 +8,29 @@ On the command line, jsonargparse checks both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 FILES = ("prompts", "adapters", "clip_weights", "sam_weights", "few_shot_source")
 """Arguments that name a file: a ``Path`` does too."""
+
+
+def plain(value: Any) -> Any:
+    """Turn what OmegaConf makes of a file, as for `anomalib benchmark`, into Python's own kinds.
+
+    Args:
+        value (Any): Any value.
+
+    Returns:
+        Any: Mappings as ``dict``, sequences as ``list``, also within; tuples, and all else as it is.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
+        return [plain(entry) for entry in value]
+    return value
 
 
 def check_types(annotated: Any, values: dict[str, Any]) -> None:

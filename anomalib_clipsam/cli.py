@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.command_line import sentence
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -88,9 +89,20 @@ def predictions(command: ArgumentParser) -> Run:
     command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
     command.add_argument("--to", type=Path, required=True, metavar="FILE.csv", help="file to write")
     command.add_argument("--weights", default="vit_b", help="as --model.weights (default: vit_b)")
-    command.add_argument("--class-name", metavar="NAME", help="name of the part in the text prompts")
+    command.add_argument(
+        "--class-name", metavar="NAME", help="name of the part, 'folder', or a file, as --model.class_name"
+    )
     command.add_argument(
         "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help="score, as in the table, above which a picture is defective (default: 0.5)",
+    )
+    command.add_argument(
+        "--min-area", type=int, default=0, metavar="PIXELS", help="smallest part of a mask that stays, in the file"
     )
     compared = command.add_mutually_exclusive_group()
     compared.add_argument(
@@ -100,14 +112,21 @@ def predictions(command: ArgumentParser) -> Run:
 
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
+        from anomalib_clipsam.passes.processing import ClipSamPostProcessor
         from anomalib_clipsam.results.prediction_table import count_good_parts, write_predictions
 
+        if options.threshold is not None and not 0 <= options.threshold <= 1:
+            msg = f"The threshold is {options.threshold}, but scores lie between 0 and 1. Choose a number there."
+            raise ValueError(msg)
+        # The score in the table stays as it is, so that the next threshold can be read off it.
+        moved = {} if options.threshold is None else {"image_sensitivity": 1 - options.threshold}
         model = ClipSam(
             weights=options.weights,
             class_name=options.class_name,
             references=options.references,
             k_shot=0 if options.good is None else count_good_parts(options.good),
             few_shot_source=None if options.good is None else str(options.good),
+            post_processor=ClipSamPostProcessor(min_area=options.min_area, **moved),
         )
         write_predictions(model, options.folder, options.to, options.checkpoint)
         return f"Wrote {options.to}.\n", 0
@@ -179,7 +198,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         text, code = options.run(options)
     except (OSError, ValueError) as error:
-        options.command.exit(2, f"{options.command.prog}: {' '.join(str(error).split())}\n")
+        flags = {name: f"--{name.replace('_', '-')}" for name in vars(options)}
+        options.command.exit(2, f"{options.command.prog}: {sentence(error, flags)}\n")
     print(text, end="")
     if code:
         sys.exit(code)

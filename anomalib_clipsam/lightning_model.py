@@ -24,24 +24,32 @@ See Also:
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib import LearningType
+from anomalib.data import InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from anomalib_clipsam.arguments import check_types, group
+from anomalib_clipsam.arguments import check_types, group, plain
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
+from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME, FolderNames, is_name
 from anomalib_clipsam.clip.references import (
     REFERENCES,
     BatchJudge,
@@ -50,40 +58,48 @@ from anomalib_clipsam.clip.references import (
     Thresholds,
     build_judge,
 )
-from anomalib_clipsam.compute.hashing import hash_tensors
+from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.checkpoints import check_what_is_read
+from anomalib_clipsam.messages import printable
+from anomalib_clipsam.passes.advice import find_unused, refuse_videos
+from anomalib_clipsam.passes.calibration import SkipCalibration
+from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
 from anomalib_clipsam.passes.good_parts import read_good_parts
-from anomalib_clipsam.passes.kept_predictions import PredictionStore
+from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import ClipSamModel, check_images
+from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.store import announce
 from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_weights, learned_for
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-    from anomalib.data import Batch, InferenceBatch
+    from anomalib.data import Batch
     from lightning.pytorch import Callback
     from lightning.pytorch.utilities.types import STEP_OUTPUT
 
     from anomalib_clipsam.weights.table import WeightFile
 
 logger = logging.getLogger(__name__)
+logger.addFilter(lambda _record: rank_zero_only.rank == 0)  # once, not in each of several processes
 
 __all__ = ["ClipSam"]
 
-DEFAULT_CLASS_NAME = "object"
 FROZEN = "model."
 """Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
 """Key of the checkpoint's entry about the frozen weights and the text."""
+DECISIVE = ("localizer", "clip_size", "prompts")
+"""Settings without which a checkpoint's thresholds mean nothing; others shift scores, maps or masks a little."""
+SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
+GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
+"""What these entries of a checkpoint hold at least, and its types."""
 TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
 MUCH_MEMORY = 2 * 10**9
@@ -98,8 +114,10 @@ class ClipSam(AnomalibModule):
             with that SAM, fetched once), ``"mobile"`` (ViT-B-16 and MobileSAM, for machines without a GPU, fetched
             once), or ``"lite"`` (small ones that the package carries; ``"demo"`` is its other name). Defaults
             to ``"vit_b"``.
-        class_name (str | None): Name of the part in the text prompts. ``None`` takes the data module's category, else
-            ``"object"``. Defaults to ``None``.
+        class_name (str | None): Name of the part in the text prompts. For many products in one run, ``"folder"`` takes
+            the name of the folder that holds each picture, and a YAML file maps folders to names, see
+            :class:`anomalib_clipsam.clip.class_names.FolderNames`. ``None`` takes the data module's category if it has
+            a letter, else ``"object"``. Defaults to ``None``.
         localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
             ``"anomaly_clip"`` and ``"april_gan"`` use weights that their authors trained on one industrial data set
             beside CLIP's; ``"pyramid"`` is the carried pair's; ``"dense"`` and ``"winclip"`` use nothing but CLIP.
@@ -200,7 +218,13 @@ class ClipSam(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        ppg, cps, fusion, reference_options = map(plain, (ppg, cps, fusion, reference_options))
         check_types(ClipSam.__init__, locals())  # first of all, while it holds the arguments as they were given
+        # As text: a checkpoint and an export's metadata cannot hold a path.
+        prompts, adapters, clip_weights, sam_weights, few_shot_source = (
+            str(file) if isinstance(file, Path) else file
+            for file in (prompts, adapters, clip_weights, sam_weights, few_shot_source)
+        )
         if class_name is not None and not class_name.strip():
             msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
             raise ValueError(msg)
@@ -233,8 +257,16 @@ class ClipSam(AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.class_name = class_name
+        self._folder_names = FolderNames.from_argument(class_name)
+        if self._folder_names is not None and (k_shot or references == "batch"):
+            msg = (
+                f"class_name='{class_name}' is for many products, which cannot be compared with one another. Leave "
+                "k_shot and references='batch' out, or give each product a run of its own."
+            )
+            raise ValueError(msg)
+        self.class_name = None if self._folder_names else class_name
         self._restored_class_name: str | None = None
+        self._logged: dict[str, str] = {}
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
         if localizer == "auto":
@@ -281,9 +313,9 @@ class ClipSam(AnomalibModule):
         if adapters == "auto":
             adapters = self._learned and self._learned.name
         self._weight_names = {
-            "clip": localizer_class.own_weights or clip_weights or clip_row.name,
-            "adapters": adapters,
-            "sam": sam_weights or sam_row.name,
+            "clip": localizer_class.own_weights or _file_name(clip_weights) or clip_row.name,
+            "adapters": _file_name(adapters),
+            "sam": _file_name(sam_weights) or sam_row.name,
         }
         own_files = (clip_weights or localizer_class.own_weights, sam_weights or not refine, adapters not in LEARNED)
         rows = zip((clip_row, sam_row, self._learned), own_files, strict=True)
@@ -301,7 +333,7 @@ class ClipSam(AnomalibModule):
             cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
             judge=build_judge(built, pair.references if references is None else references, k_shot, options),
-            class_name=class_name or DEFAULT_CLASS_NAME,
+            class_name=self.class_name or DEFAULT_CLASS_NAME,
             precision=precision,
         )
 
@@ -313,29 +345,37 @@ class ClipSam(AnomalibModule):
     to_parts = export.to_parts
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the callback that skips unreadable pictures to anomalib's own.
+        """Add to anomalib's own callbacks.
+
+        Unreadable pictures and needless calibrations are skipped, and nothing is kept of a run's pictures.
 
         Returns:
             Sequence[Callback]: The callbacks.
         """
-        return [*super().configure_callbacks(), PictureCheck()]
+        return [*super().configure_callbacks(), PictureCheck(), SkipCalibration(), RunEnd(self._forget)]
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
 
-        Called by Lightning before every pass, so the name follows the data module, and before it reads a checkpoint.
+        A category without letters, such as BTech's "01", names nothing. Called by Lightning before every pass, so the
+        name follows the data module, and before it reads a checkpoint.
 
         Args:
-            stage (str): Not used.
+            stage (str): The pass.
 
         Raises:
-            ValueError: If the trainer would convert the whole model to another precision.
+            ValueError: If the trainer would convert the whole model to another precision, or the data are videos.
         """
-        del stage
         if self._trainer is not None:
             _check_trainer_precision(self._trainer.precision)
             check_what_is_read(self._trainer)
-        self._learn(DATA_SETS.get(type(getattr(self._trainer, "datamodule", None)).__name__))
+        datamodule = getattr(self._trainer, "datamodule", None)
+        refuse_videos(datamodule)
+        if stage in ("validate", "test") and (not self.k_shot or self.few_shot_source):
+            unused = find_unused(datamodule)
+            if unused is not None:
+                self._log_once("unused", unused)
+        self._learn(DATA_SETS.get(type(datamodule).__name__))
         self._choose_class_name()
         judge = self.model.judge
         if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
@@ -358,7 +398,9 @@ class ClipSam(AnomalibModule):
             self.model.localizer.use_learned(load_adapters(row.name))
             self._learned, self._weight_names["adapters"] = row, row.name
         if row.trained_on is not None:
-            logger.info("The map's learned weights are %s: its authors trained them on %s.", row.name, row.trained_on)
+            self._log_once(
+                "weights", f"The map's learned weights are {row.name}: its authors trained them on {row.trained_on}."
+            )
         if tested_on is not None and row.trained_on == tested_on:
             logger.warning(
                 "%s was trained on %s, which is tested: that is not zero-shot. adapters='auto' takes the others.",
@@ -367,7 +409,16 @@ class ClipSam(AnomalibModule):
             )
 
     def _choose_class_name(self) -> None:
+        if self._folder_names is not None:
+            return  # each picture has its own
         category = getattr(getattr(self._trainer, "datamodule", None), "category", None) if self._trainer else None
+        if category and not is_name(category):
+            if not self.class_name:
+                text = (
+                    f"The category '{printable(category)}' has no letters to ask about. Name the part by `class_name`."
+                )
+                self._log_once("category", text)
+            category = None
         choices = (
             (self.class_name, "argument"),
             (category, "data module"),
@@ -376,8 +427,15 @@ class ClipSam(AnomalibModule):
         )
         name, source = next((name, source) for name, source in choices if name)
         if self.model.localizer.uses_class_name:
-            logger.info("Text prompts ask about '%s' (class name from the %s).", name, source)
+            text = f"Text prompts ask about '{printable(name)}' (class name from the {source})."
+            self._log_once("class name", text)
         self.model.set_class_name(name)
+
+    def _log_once(self, about: str, text: str) -> None:
+        """Log what is the same in pass after pass when it changes only."""
+        if self._logged.get(about) != text:
+            self._logged[about] = text
+            logger.info(text)
 
     def on_validation_start(self) -> None:
         """Say what a validation pass is for, and look at the references."""
@@ -459,7 +517,7 @@ class ClipSam(AnomalibModule):
     def _good_parts_at(self) -> str:
         """Say where good parts are read from."""
         if self.few_shot_source is not None:
-            return str(self.few_shot_source)
+            return self.few_shot_source
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
         named = [getattr(datamodule, name, None) for name in ("name", "root", "category")]
         return " ".join(["the training data of", *(str(value) for value in named if value is not None)])
@@ -479,11 +537,12 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False):
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not self.trainer.is_global_zero):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
-            self.model.collect(batch.image)
+            with _naming(batch.image_path or [None]):
+                self.model.collect(batch.image)
         judge.judge(whole.files, self.model.class_name)
         self._use_thresholds()
 
@@ -523,17 +582,21 @@ class ClipSam(AnomalibModule):
     def _log_share(self) -> None:
         """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
         judge = self.model.judge
-        if judge is not None:
-            if judge.judged and judge.unlike > judge.judged / 2:
-                logger.warning(
-                    "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
-                    "in the same way?",
-                    judge.unlike,
-                    judge.judged,
-                )
-            judge.unlike = judge.judged = 0
-        seen, refined = self.model.images_seen, self.model.images_refined
+        counts = [self.model.images_seen, self.model.images_refined]
+        counts += [0, 0] if judge is None else [judge.judged, judge.unlike]
+        # of all processes, each of which has seen a part of the pictures
+        total = self.trainer.strategy.reduce(torch.tensor(counts, device=self.device), reduce_op="sum")
+        seen, refined, judged, unlike = total.tolist()
         self.model.images_seen = self.model.images_refined = 0
+        if judge is not None:
+            judge.unlike = judge.judged = 0
+        if judged and unlike > judged / 2:
+            logger.warning(
+                "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
+                "in the same way?",
+                unlike,
+                judged,
+            )
         if seen:
             skipped = seen - refined
             logger.info(
@@ -555,7 +618,7 @@ class ClipSam(AnomalibModule):
             STEP_OUTPUT: The batch with predictions.
         """
         del args, kwargs
-        predictions = self.model(batch.image)
+        predictions = self._predict(batch)
         if self._validated is not None:
             self._validated.put(self._keys(batch), predictions)
         return _answer(batch, predictions)
@@ -575,22 +638,96 @@ class ClipSam(AnomalibModule):
         known = None
         if self._validated is not None and self._validated.kept:
             known = self._validated.get(self._keys(batch), batch.image.device)
-        return _answer(batch, self.model(batch.image) if known is None else known)
+        return _answer(batch, self._predict(batch) if known is None else known)
+
+    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Predict a batch.
+
+        Args:
+            batch (Batch): Input batch.
+            *args: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            STEP_OUTPUT: The batch with predictions.
+        """
+        del args, kwargs
+        return _answer(batch, self._predict(batch))
+
+    def _predict(self, batch: Batch) -> InferenceBatch:
+        """Predict a batch, asking about each picture by its own name where pictures have their own."""
+        paths = batch.image_path or [None] * len(batch.image)
+        names = [self.name_of(path) for path in paths]
+        parts = []
+        for name in dict.fromkeys(names):
+            index = [place for place, other in enumerate(names) if other == name]
+            with self.asking_about(name), _naming([paths[place] for place in index]):
+                parts.append((index, self.model(batch.image[index] if len(index) < len(names) else batch.image)))
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.tensor([place for index, _ in parts for place in index]).argsort()
+        fields = zip(*(predictions for _, predictions in parts), strict=True)
+        return InferenceBatch(*(None if values[0] is None else torch.cat(values)[order] for values in fields))
+
+    def name_of(self, path: str | Path | None) -> str:
+        """Name the part of a picture, as the text prompts ask about it.
+
+        Args:
+            path (str | Path | None): The picture's file; ``None`` if it has none.
+
+        Returns:
+            str: The name.
+        """
+        if self._folder_names is None or not self.model.localizer.uses_class_name:
+            return self.model.class_name
+        return self._folder_names(path)
+
+    @property
+    def names_by_folder(self) -> bool:
+        """Whether the text prompts ask about each picture by the folder of its file."""
+        return self._folder_names is not None
+
+    @contextmanager
+    def asking_about(self, name: str) -> Iterator[None]:
+        """Ask about a part of this name for a while.
+
+        Args:
+            name (str): Name of the part.
+
+        Yields:
+            None: While the name holds.
+        """
+        before = self.model.class_name
+        self.model.set_class_name(name)
+        try:
+            yield
+        finally:
+            self.model.set_class_name(before)
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
         """Give a key per image for all that determines its prediction."""
-        return PredictionStore.keys(batch.image_path, batch.image, self.model.settings())
+        return PredictionStore.keys(batch.image_path, batch.image, tuple(self.model.settings().items()))
 
-    def teardown(self, stage: str) -> None:
-        """Forget the validation pass's predictions after the test pass, and a batch after its pass.
-
-        Args:
-            stage (str): The pass that ends.
-        """
-        if stage == "test" and self._validated is not None:
+    def _forget(self) -> None:
+        """Forget the validation pass's predictions, and the pictures of a batch that judged itself."""
+        if self._validated is not None:
             self._validated.clear()
-        if stage in ("test", "predict") and isinstance(self.model.judge, BatchJudge):
+        if isinstance(self.model.judge, BatchJudge):
             self.model.judge.begin(0)
+
+    def without_files(self) -> ClipSam:
+        """Copy the model for an export, sharing the weights: no argument or callback names a file of the user's.
+
+        Returns:
+            ClipSam: The copy.
+        """
+        # A deep copy, since Lightning gives callbacks a method of the model.
+        exported = deepcopy(self, {id(tensor): tensor for tensor in chain(self.parameters(), self.buffers())})
+        for name in ("_hparams", "_hparams_initial"):
+            delattr(exported, name)
+        exported.few_shot_source = exported.visualizer = None
+        vars(exported).update(_read_from=None, _adapters=self._learned and self._learned.name)
+        return exported
 
     @staticmethod
     def val_dataloader() -> list:
@@ -610,10 +747,14 @@ class ClipSam(AnomalibModule):
         """
         weights = {"localizer": dict(self.model.localizer.named_parameters())}
         if self.model.sam is not None:
-            weights["sam"] = self.model.sam.state_dict()
+            weights["sam"] = self.model.sam.state_dict(keep_vars=True)
         clip, adapters, sam = (self._weight_names[part] for part in ("clip", "adapters", "sam"))
         names = {"localizer": f"{clip} with {adapters}" if adapters else clip, "sam": sam}
-        return {part: {"name": names[part], "sha256": hash_tensors(tensors)} for part, tensors in weights.items()}
+        networks = {"localizer": self.model.localizer, "sam": self.model.sam}
+        return {
+            part: {"name": names[part], "sha256": hash_weights(networks[part], tensors)}
+            for part, tensors in weights.items()
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save thresholds, text embeddings, and names and hashes of the frozen weights, not the weights.
@@ -629,11 +770,18 @@ class ClipSam(AnomalibModule):
             "class_name": class_name,
             "activation": localizer.activation,
             "sentences": localizer.ensemble.sentences(class_name),
+            "settings": self._settings(),
             "text": localizer.text_of(class_name),
             "weights": self.frozen_weights(),
             "references": self._references(),
             "good_parts": self._good_parts(),
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """Say what scores, maps and masks depend on, but for weights, text and references, which have entries too."""
+        named = {"class_name", "prompts", "references"}
+        settings = {name: value for name, value in self.model.settings().items() if name not in named}
+        return {"localizer": self._localizer_name, "refine": self.model.sam is not None, **settings}
 
     def _references(self) -> dict[str, Any] | None:
         """Say how pictures are compared: thresholds found in one way mean nothing in another."""
@@ -667,6 +815,24 @@ class ClipSam(AnomalibModule):
         self._read_from = None
         logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ClipSam:
+        """Load a model from a checkpoint, without torch's advice to run what code another file holds.
+
+        Args:
+            checkpoint_path (Any): The file.
+            *args: As anomalib's.
+            **kwargs: As anomalib's.
+
+        Returns:
+            ClipSam: The model.
+
+        Raises:
+            ValueError: If the file holds more than tensors and plain values.
+        """
+        with naming(checkpoint_path, (UnpicklingError,)):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore thresholds and text embeddings; the frozen weights are the model's own.
 
@@ -674,14 +840,22 @@ class ClipSam(AnomalibModule):
             checkpoint (dict[str, Any]): What Lightning has read.
 
         Raises:
-            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights.
+            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights, prompts, references,
+                localizer or ``clip_size``; or if an entry is missing or no such thing.
         """
         saved = checkpoint.get(CHECKPOINT_KEY)
         if saved is None:
             msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
             raise ValueError(msg)
+        check_entries(checkpoint, {"state_dict": dict})
+        check_entries(saved, SAVED)
+        for name, entries in (("references", {"references": str}), ("good_parts", GOOD_PARTS)):
+            if saved.get(name) is not None:
+                check_entries(saved[name], entries)
+        check_entries(saved["weights"], {"localizer": dict})  # one made without SAM fits a model with SAM too
         for part, weights in self.frozen_weights().items():
-            made_with = saved["weights"].get(part, weights)  # one made without SAM fits a model with SAM too
+            made_with = saved["weights"].get(part, weights)
+            check_entries(made_with, {"name": str, "sha256": str})
             if made_with["sha256"] != weights["sha256"]:
                 msg = (
                     f"The checkpoint was made with other weights of the {part}: {made_with['name']} (SHA-256 of the "
@@ -697,15 +871,46 @@ class ClipSam(AnomalibModule):
             )
             raise ValueError(msg)
         self._check_references(saved)
+        differ = self._differences(saved)
+        decisive = [name for name in DECISIVE if name in differ]
+        if decisive:
+            msg = (
+                f"The checkpoint was made with {_listed(differ, decisive, 0)}, and this model has "
+                f"{_listed(differ, decisive, 1)}. Its thresholds would be wrong. Give the model the same, or calibrate "
+                "anew without the checkpoint."
+            )
+            raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
-        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+        own = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
+        checkpoint["state_dict"] = {**own, **frozen}  # whatever the file holds under their names
         self._restored_class_name = saved["class_name"]
         localizer = self.model.localizer
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
             localizer.restore_text(saved["class_name"], saved["text"])
         self._choose_class_name()
+        if localizer.uses_class_name and saved["class_name"] != self.model.class_name:
+            differ["class_name"] = (saved["class_name"], self.model.class_name)
+        if differ:
+            logger.warning(
+                "The checkpoint's thresholds were found with %s, and this model has %s. Calibrate anew without the "
+                "checkpoint if labels or masks look wrong.",
+                _listed(differ, differ, 0),
+                _listed(differ, differ, 1),
+            )
+
+    def _differences(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Find what differs from what a checkpoint was made with: its value there, and here."""
+        made_with, own = saved.get("settings", {}), self._settings()
+        both = made_with.keys() & own.keys()  # without SAM there are no settings of its part
+        differ = {name: (made_with[name], own[name]) for name in sorted(both) if made_with[name] != own[name]}
+        localizer = self.model.localizer
+        if localizer.uses_class_name:
+            sentences = (chain(*saved["sentences"]), chain(*localizer.ensemble.sentences(saved["class_name"])))
+            other = next((pair for pair in zip_longest(*sentences) if pair[0] != pair[1]), None)
+            differ |= {} if other is None else {"prompts": other}
+        return differ
 
     def _check_references(self, saved: dict[str, Any]) -> None:
         """Raise if a checkpoint was made with other references."""
@@ -772,6 +977,19 @@ class ClipSam(AnomalibModule):
         return ClipSamPostProcessor()
 
 
+@contextmanager
+def _naming(paths: list[str | None]) -> Iterator[None]:
+    """Name the files of pictures about which something is not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if None in paths:
+            raise
+        names = ", ".join(printable(paths[place]) for place in error.images)
+        msg = f"{names}: {error}"
+        raise NotFiniteError(msg, error.images) from error
+
+
 def _check_trainer_precision(precision: str) -> None:
     """Raise if a trainer converts weights: maps, points and masks need float32, and autocast leaves them in it."""
     if precision not in TRAINER_PRECISIONS:
@@ -793,6 +1011,15 @@ def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
         mask = batch.gt_mask.unsqueeze(1)  # (B, 1, height, width)
         batch.gt_mask = resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT).squeeze(1)
     return batch.update(**predictions._asdict())
+
+
+def _listed(differ: dict[str, tuple[Any, Any]], names: Iterable[str], side: int) -> str:
+    return " and ".join(f"{name}={differ[name][side]!r}" for name in names)
+
+
+def _file_name(path: str | None) -> str | None:
+    """Name a file without its folders: checkpoints and exports need not tell where a user's files are."""
+    return path and Path(path).name
 
 
 def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> str:

@@ -69,7 +69,8 @@ def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distanc
         distance (float): Least distance of two points, in pixels of the map.
 
     Returns:
-        torch.Tensor: Flat indices ``(B, count)`` into H * W, best first; -1 where no further pixel is left.
+        torch.Tensor: Flat indices ``(B, count)`` into H * W, best first; -1 where no further pixel is left, or a score
+        that may be picked is NaN.
     """
     height, width = scores.shape[-2:]
     place = torch.arange(height * width, device=scores.device)  # (H * W,)
@@ -78,7 +79,7 @@ def pick_spaced(scores: torch.Tensor, allowed: torch.Tensor, count: int, distanc
     picked = []
     for _ in range(count):
         best = left.amax(dim=1, keepdim=True)  # (B, 1)
-        index = torch.where(left >= best - EQUAL, place, height * width).amin(dim=1, keepdim=True)  # (B, 1)
+        index = torch.where(left >= best - EQUAL, place, height * width - 1).amin(dim=1, keepdim=True)  # (B, 1)
         squared = (ys - ys[index]) ** 2 + (xs - xs[index]) ** 2  # (B, H * W)
         left = left.masked_fill((squared < max(distance, 1e-6) ** 2) | (squared == 0), NOWHERE)
         picked.append(torch.where(best > NOWHERE, index, -1))

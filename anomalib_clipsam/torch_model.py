@@ -21,7 +21,13 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.references import BatchJudge, picture_key
-from anomalib_clipsam.compute.precision import PRECISIONS, check_precision, encoders_in, full_precision
+from anomalib_clipsam.compute.precision import (
+    PRECISIONS,
+    check_precision,
+    encoders_in,
+    full_precision,
+    precision_in_use,
+)
 from anomalib_clipsam.frame import frame_to_map, resize_image, scaled_size
 from anomalib_clipsam.fusion import Fusion, image_score
 
@@ -37,6 +43,22 @@ if TYPE_CHECKING:
     from anomalib_clipsam.ppg import PointPromptGenerator, PointPrompts
 
 Answers = TypeVar("Answers")
+OVERSHOOT = 0.5
+"""How far outside [0, 1] values are clamped and not refused: where black and white pixels alternate, a bicubic resize
+takes them out of it by 0.45, with antialiasing by 0.28."""
+
+
+class NotFiniteError(ValueError):
+    """Something about some images is NaN or infinite, so that there is no verdict.
+
+    Args:
+        message (str): What, and what to do.
+        images (list[int]): Places of these images in the batch.
+    """
+
+    def __init__(self, message: str, images: list[int]) -> None:
+        super().__init__(message)
+        self.images = images
 
 
 @dataclass(frozen=True)
@@ -125,22 +147,30 @@ class ClipSamModel(nn.Module):
         """
         self.class_name = class_name
 
-    def settings(self) -> Hashable:
+    def settings(self) -> dict[str, Hashable]:
         """Give all that predictions depend on besides the image and the weights.
 
         Returns:
-            Hashable: Class name, prompts, sizes, precision, references, and what PPG, CPS and fusion are set to.
+            dict[str, Hashable]: Class name, prompts, sizes, precision, references, and, as ``"ppg.min_score"``, what
+            PPG, CPS and fusion are set to.
         """
-        parts = [part for part in (self.ppg, self.cps, self.fusion) if part is not None]
-        plain = [
-            (name, value)
-            for part in parts
+        parts = {"ppg": self.ppg, "cps": self.cps, "fusion": self.fusion}
+        plain = {
+            f"{group}.{name}": value
+            for group, part in parts.items()
+            if part is not None
             for name, value in vars(part).items()
-            if isinstance(value, str | int | float) and not name.startswith("_")
-        ]
-        localizer, judge = self.localizer, None if self.judge is None else self.judge.settings()
-        sizes = (localizer.image_size, self.map_size)
-        return self.class_name, localizer.ensemble, sizes, self.precision, judge, tuple(plain)
+            if isinstance(value, str | int | float) and not name.startswith("_") and name != "training"
+        }
+        return {
+            "class_name": self.class_name,
+            "prompts": self.localizer.ensemble,
+            "clip_size": self.localizer.image_size,
+            "map_size": self.map_size,
+            "precision": self.precision,
+            "references": None if self.judge is None else self.judge.settings(),
+            **plain,
+        }
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Predict map, mask and score.
@@ -167,10 +197,13 @@ class ClipSamModel(nn.Module):
 
         Raises:
             TypeError: If the images are not a float tensor.
-            ValueError: If the shape is wrong, a value is NaN or infinite, or the device does not support the precision.
+            ValueError: If the shape or the range of values is wrong, or the device does not support the precision.
+            NotFiniteError: If a value of an image, CLIP's map or SAM's features is NaN or infinite. Nothing is checked
+                in a compiled or exported graph.
         """
         check_images(image)
-        check_precision(self.precision, image.device)
+        if not torch.compiler.is_compiling():
+            check_precision(self.precision, image.device)
         image = image.clamp(0, 1)
         anomaly_map, score = self.localize(image)
         if self.sam is None:
@@ -195,6 +228,7 @@ class ClipSamModel(nn.Module):
         shown = self._shown(asked)
         if shown is not None:
             features = self.encode(image[shown])  # (A, C, h, w)
+            self._check_finite("SAM's features", (features,), shown)
             with full_precision(image.device.type):
                 some_prompts = self.ppg(anomaly_map[shown], features)
                 some_cascade = self.cps(features, some_prompts, anomaly_map[shown])
@@ -211,7 +245,7 @@ class ClipSamModel(nn.Module):
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1] and never NaN.
+            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1].
         """
         if isinstance(self.judge, BatchJudge):
             known = self.judge.recall([picture_key(picture) for picture in image], image.device)
@@ -230,6 +264,9 @@ class ClipSamModel(nn.Module):
         Returns:
             tuple[torch.Tensor, torch.Tensor, Taps]: Map ``(B, H, W)`` and image score ``(B,)`` by text, in [0, 1]; and,
             where there are references, the features that they are compared by.
+
+        Raises:
+            NotFiniteError: If a value is NaN or infinite.
         """
         self.localizer.set_class_name(self.class_name)
         shown = resize_image(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur the view
@@ -238,11 +275,11 @@ class ClipSamModel(nn.Module):
                 (anomaly_map, global_score), taps = self.localizer(shown), ()
             else:
                 anomaly_map, global_score, taps = self.localizer.with_taps(shown)
-        anomaly_map = torch.nan_to_num(anomaly_map, nan=0.0).clamp(0, 1)
+        self._check_finite("CLIP's map", (anomaly_map, global_score, *taps))
+        anomaly_map, global_score = anomaly_map.clamp(0, 1), global_score.clamp(0, 1)
         size = scaled_size(image.shape[-2:], self.map_size)
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
-        global_score = torch.nan_to_num(global_score, nan=0.0).clamp(0, 1)
         score = global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
         return anomaly_map, score, taps
 
@@ -277,27 +314,44 @@ class ClipSamModel(nn.Module):
     def _shown(self, asked: torch.Tensor) -> torch.Tensor | slice | None:
         """Select the images to show to SAM, by ``asked`` ``(B,)`` bool, and count them; ``None`` if there are none.
 
-        An exported graph has static shapes: there SAM sees every image.
+        A compiled graph has static shapes: there SAM sees every image.
         """
         if torch.compiler.is_compiling():
             return slice(None)
-        number = int(asked.sum())
+        shown = asked.nonzero().squeeze(1)  # (A,); a GPU is waited for here, and not for each tensor that it selects
         self.images_seen += len(asked)
-        self.images_refined += number
-        if number == len(asked):
+        self.images_refined += len(shown)
+        if len(shown) == len(asked):
             return slice(None)
-        return asked if number else None
+        return shown if len(shown) else None
+
+    def _check_finite(
+        self, what: str, values: tuple[torch.Tensor, ...], shown: torch.Tensor | slice = slice(None)
+    ) -> None:
+        """Raise unless all values ``(A, ...)`` about the images that are shown are finite."""
+        if torch.compiler.is_compiling():
+            return
+        wrong = not_finite(values)
+        if wrong:
+            places = wrong if isinstance(shown, slice) else shown[wrong].tolist()
+            precision = precision_in_use(self.precision, values[0].device.type)
+            advice = "Check the weights: `anomalib-clipsam weights verify`."
+            if precision != "float32":
+                advice = "Choose precision='float32', or 'bf16', whose largest number is as large."
+            msg = f"{what}, computed in {precision}: NaN or infinite for the batch's images at {places}. {advice}"
+            raise NotFiniteError(msg, places)
 
 
 def check_images(images: torch.Tensor) -> None:
     """Raise unless the model can take these images. Nothing is checked during an export.
 
     Args:
-        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], or a little outside after a resize.
 
     Raises:
         TypeError: If they are not a float tensor.
-        ValueError: If the shape is wrong, or a value is NaN or infinite.
+        ValueError: If the shape is wrong, or values lie farther outside [0, 1] than :data:`OVERSHOOT`.
+        NotFiniteError: If a value is NaN or infinite.
     """
     if torch.compiler.is_compiling():
         return
@@ -309,19 +363,37 @@ def check_images(images: torch.Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
         raise ValueError(msg)
-    finite = images.isfinite().flatten(1).all(dim=1)  # (B,)
-    if not finite.all():
-        wrong = (~finite).nonzero().flatten().tolist()
+    if ((images >= -OVERSHOOT) & (images <= 1 + OVERSHOOT)).all():  # a GPU is waited for here, once
+        return
+    wrong = not_finite((images,))
+    if wrong:
         msg = f"Of the batch's images, those at {wrong} hold NaN or infinite values. {expected}."
-        raise ValueError(msg)
+        raise NotFiniteError(msg, wrong)
+    low, high = images.amin().item(), images.amax().item()
+    msg = (
+        f"The images hold values from {low:.4g} to {high:.4g}. {expected}: divide 8-bit values by 255, and leave "
+        "`Normalize` out of pre-processor and augmentations, since the model normalises images itself."
+    )
+    raise ValueError(msg)
+
+
+def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:
+    """Say at which places of a batch something is NaN or infinite. A GPU is waited for once.
+
+    Args:
+        values (tuple[torch.Tensor, ...]): Tensors ``(B, ...)``.
+
+    Returns:
+        list[int]: The places, ascending.
+    """
+    finite = [value.isfinite().flatten(1).all(dim=1) if value.ndim > 1 else value.isfinite() for value in values]
+    finite = torch.stack(finite).all(dim=0)  # (B,)
+    return [] if finite.all() else (~finite).nonzero().flatten().tolist()
 
 
 def _put(blank: Answers, shown: torch.Tensor | slice, answers: Answers) -> Answers:
     """Put the answers for the images that SAM saw into blank answers for the whole batch."""
     if isinstance(shown, slice):
         return answers
-    merged = {}
-    for name in (f.name for f in fields(blank)):
-        merged[name] = getattr(blank, name).clone()
-        merged[name][shown] = getattr(answers, name)
-    return type(blank)(**merged)
+    pairs = ((f.name, getattr(blank, f.name), getattr(answers, f.name)) for f in fields(blank))
+    return type(blank)(**{name: empty.index_copy(0, shown, answer) for name, empty, answer in pairs})

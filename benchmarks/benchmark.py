@@ -157,7 +157,7 @@ def lean_encoder_large_bias(architecture: str) -> Run:
     """The same with four times as much of the relative-position bias at a time."""
     from anomalib_clipsam.sam import encoder
 
-    encoder.BIAS_BYTES *= 4
+    encoder.BIAS_BYTES["cpu"] *= 4
     return lean_encoder(architecture)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
 localizer, refiner = (onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in sys.argv[1:3])
 asked = 0
 for path in sys.argv[3:]:

@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 model_path, picture_path, overlay_path = sys.argv[1:]
 session = onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]

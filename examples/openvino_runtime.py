@@ -12,6 +12,8 @@ import numpy as np
 import openvino
 from PIL import Image
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 model_path, picture_path, overlay_path = sys.argv[1:]
 model = openvino.Core().read_model(model_path)
 # Left to itself, OpenVINO computes in bf16 where the CPU has it, and the answers differ.

@@ -151,7 +151,7 @@ def _encode_text(clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
     mask = clip.attn_mask[:used, :used]
     for block in clip.transformer.resblocks:
         x = run_block(block, x, mask)
-    return clip.ln_final(x)[torch.arange(len(x)), ends] @ clip.text_projection
+    return clip.ln_final(x)[torch.arange(len(x), device=x.device), ends] @ clip.text_projection
 
 
 def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -108,5 +108,5 @@ class LearnedPrompts(nn.Module):
                 deep = self.deep[i - 1].half().float().expand(len(tokens), -1, -1)
                 tokens = torch.cat([tokens[:, :1], deep, tokens[:, 1 + deep.shape[1] :]], dim=1)
             tokens = run_block(block, tokens, clip.attn_mask[:used, :used])
-        ends = clip.ln_final(tokens)[torch.arange(len(tokens)), self.ends]
+        ends = clip.ln_final(tokens)[torch.arange(len(tokens), device=tokens.device), self.ends]
         return F.normalize(ends @ clip.text_projection, dim=-1)

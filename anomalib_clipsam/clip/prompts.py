@@ -3,7 +3,8 @@
 
 """The sentences that CLIP is asked: states of a part times templates of a photo.
 
-The default ensemble is WinCLIP's, taken from anomalib. A YAML file replaces all or some of it::
+The default ensemble is that of anomalib's WinCLIP. It stands here too, so that printing it does not import all of
+anomalib's models. A YAML file replaces all or some of it::
 
     normal: ["{}", "flawless {}"]
     abnormal: ["bent {}", "{} with a missing screw"]
@@ -15,32 +16,89 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
-from anomalib.models.image.winclip.prompting import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES
+
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
+TEMPLATES = (
+    "a cropped photo of the {}.",
+    "a close-up photo of a {}.",
+    "a close-up photo of the {}.",
+    "a bright photo of a {}.",
+    "a bright photo of the {}.",
+    "a dark photo of the {}.",
+    "a dark photo of a {}.",
+    "a jpeg corrupted photo of the {}.",  # twice in anomalib
+    "a blurry photo of the {}.",
+    "a blurry photo of a {}.",
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a photo of a small {}.",
+    "a photo of the small {}.",
+    "a photo of a large {}.",
+    "a photo of the large {}.",
+    "a photo of the {} for visual inspection.",
+    "a photo of a {} for visual inspection.",
+    "a photo of the {} for anomaly detection.",
+    "a photo of a {} for anomaly detection.",
+)
+
+
+def read_yaml(path: Path, what: str) -> object:
+    """Read a YAML file that a user wrote.
+
+    Args:
+        path (Path): The file.
+        what (str): What it is, for messages.
+
+    Returns:
+        object: Its content.
+
+    Raises:
+        ValueError: If it is not YAML, or has aliases.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # a few lines of them stand for lists of gigabytes
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            msg = f"The {what} '{path}' has YAML aliases, such as *name. Write every entry out."
+            raise ValueError(msg)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"The {what} '{path}' is not readable as YAML: {error}. Correct the file."
+        raise ValueError(msg) from error
 
 
 @dataclass(frozen=True)
 class PromptEnsemble:
-    """States and templates with ``{}`` where the class name, or the state, goes.
+    """States and templates with ``{}`` where the class name, or the state, goes. What is listed twice counts once.
 
     Args:
         normal (tuple[str, ...]): States of a flawless part. Defaults to WinCLIP's seven.
         abnormal (tuple[str, ...]): States of a damaged part. Defaults to WinCLIP's four.
-        templates (tuple[str, ...]): Sentences that a state is put into. Defaults to WinCLIP's twenty-one.
+        templates (tuple[str, ...]): Sentences that a state is put into. Defaults to WinCLIP's twenty.
 
     Raises:
         ValueError: If a list is empty or an entry has not exactly one ``{}``.
     """
 
-    normal: tuple[str, ...] = field(default=tuple(NORMAL_STATES))
-    abnormal: tuple[str, ...] = field(default=tuple(ANOMALOUS_STATES))
-    templates: tuple[str, ...] = field(default=tuple(TEMPLATES))
+    normal: tuple[str, ...] = NORMAL_STATES
+    abnormal: tuple[str, ...] = ANOMALOUS_STATES
+    templates: tuple[str, ...] = TEMPLATES
 
     def __post_init__(self) -> None:
-        """Check every entry."""
+        """Check every entry, and drop repetitions."""
         for name in (f.name for f in fields(self)):
             entries = getattr(self, name)
             if not entries:
@@ -53,6 +111,7 @@ class PromptEnsemble:
                         "the place of the class name or state. Correct the entry."
                     )
                     raise ValueError(msg)
+            object.__setattr__(self, name, tuple(dict.fromkeys(entries)))  # the class is frozen
 
     @classmethod
     def from_file(cls, path: str | Path) -> PromptEnsemble:
@@ -73,16 +132,7 @@ class PromptEnsemble:
             msg = f"There is no prompt file '{path}'. Give the path of a YAML file, or leave `prompts` out."
             raise FileNotFoundError(msg)
         names = [f.name for f in fields(cls)]
-        try:
-            text = path.read_text(encoding="utf-8")
-            # a few lines of them stand for lists of gigabytes
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-                msg = f"The prompt file '{path}' has YAML aliases, such as *name. Write every entry out."
-                raise ValueError(msg)
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            msg = f"The prompt file '{path}' is not readable as YAML: {error}. Correct the file."
-            raise ValueError(msg) from error
+        content = read_yaml(path, "prompt file")
         if not isinstance(content, dict) or not content or not set(content) <= set(names):
             msg = f"The prompt file '{path}' must map some of {names} to lists of texts. Correct its keys."
             raise ValueError(msg)
@@ -119,7 +169,13 @@ class PromptEnsemble:
 
         Returns:
             str: YAML: the prompt file, or the lists ``normal`` and ``abnormal`` of whole sentences.
+
+        Raises:
+            ValueError: If the class name is empty.
         """
+        if class_name is not None and not class_name.strip():
+            msg = "The class name is empty. Name the part, such as 'bottle', or leave the class name out."
+            raise ValueError(msg)
         if class_name is None:
             content = {key: list(entries) for key, entries in asdict(self).items()}
         else:

@@ -75,14 +75,14 @@ class Measurement(Callback):
         def before(network: torch.nn.Module, _arguments: Any) -> None:
             nonlocal start
             if not network.training:
-                start = _now()
+                start = _now(_device(network))
 
         def after(network: torch.nn.Module, arguments: Any, _result: Any) -> None:
             nonlocal warm
             if network.training or not arguments:
                 return
             if warm:
-                self.seconds.append((_now() - start, len(arguments[0])))
+                self.seconds.append((_now(_device(network)) - start, len(arguments[0])))
             else:
                 warm = True
                 network(*arguments)
@@ -104,7 +104,7 @@ class Measurement(Callback):
         maps, scores = outputs.anomaly_map, outputs.pred_score
         if scores is None:
             scores = maps.flatten(1).amax(dim=1)  # as anomalib's post-processor does
-        self.scores += scores.double().flatten().tolist()
+        self.scores += scores.cpu().double().flatten().tolist()  # not every GPU has doubles
         self.labels += outputs.gt_label.int().tolist()
         masks = [self.mask(str(path)) for path in outputs.image_path]
         if maps is None or any(mask is None for mask in masks):
@@ -224,7 +224,7 @@ def _measure(comparison: Comparison, pair: Pair) -> dict[str, Any]:
         **measurement.results(),
         # what a batch costs comes before its pass, where nothing is timed
         **({"seconds_per_image": math.nan} if seen == TEST_BATCH else {}),
-        "peak_memory_mb": peak_memory(),
+        "peak_memory_mb": peak_memory(engine.trainer.strategy.root_device),
         "train_images": None if pair.model.ckpt_path else seen,
         "test_images": len(measurement.labels),
     }
@@ -299,25 +299,27 @@ def seen_images(model: AnomalibModule, data: Any) -> int:
 
 
 def reset_peak_memory() -> None:
-    """Reset the peak memory."""
+    """Reset the peak memory, of GPU and process: which of them a model takes is not known yet."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         logger.info("The peak memory of a process can be measured on Linux only; it is left out.")
 
 
-def peak_memory() -> float:
+def peak_memory(device: torch.device) -> float:
     """Give the peak memory since :func:`reset_peak_memory`.
 
+    Args:
+        device (torch.device): Where the model was.
+
     Returns:
-        float: MB that torch has allocated on the GPU, or without a GPU, that the process has used; NaN where the system
-        does not tell.
+        float: MB that torch has allocated on that GPU of CUDA, or elsewhere, that the process has used; NaN where the
+        system does not tell.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:
@@ -325,10 +327,15 @@ def peak_memory() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
-def _now() -> float:
-    """The time in seconds at which all work given to the GPU so far is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _device(network: torch.nn.Module) -> torch.device:
+    """Say where a network is."""
+    return next((value.device for value in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+
+
+def _now(device: torch.device) -> float:
+    """The time in seconds at which all work given to a device so far is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 

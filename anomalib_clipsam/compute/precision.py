@@ -87,3 +87,19 @@ def full_precision(device_type: str) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
+
+
+def precision_in_use(precision: str, device_type: str) -> str:
+    """Name what :func:`encoders_in` computes in.
+
+    Args:
+        precision (str): One of :data:`PRECISIONS`.
+        device_type (str): Type of the device.
+
+    Returns:
+        str: That precision, or the one of the autocast around it, such as Lightning's.
+    """
+    if PRECISIONS[precision] is None and torch.amp.is_autocast_available(device_type):
+        around = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+        return next((name for name, dtype in PRECISIONS.items() if dtype == around), precision)
+    return precision

@@ -134,7 +134,6 @@ class DrawnParts(AnomalibDataModule):
         """
         folder = self.root / self.category
         if _is_current(folder):
-            logger.info("Found the dataset.")
             return
         _refuse_foreign_files(folder)
         logger.info("Drawing the pictures of %s into %s, once.", self.category, folder)

@@ -67,9 +67,13 @@ class Pipeline(Protocol):
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
     device: torch.device
+    names_by_folder: bool
 
     def learn_good_parts(self) -> None:
         """Look at the good parts that pictures are compared with, where that was not done yet."""
+
+    def without_files(self) -> nn.Module:
+        """Copy the model without what names files of the user's."""
 
     def post_process(self, predictions: InferenceBatch, image_size: Sequence[int]) -> InferenceBatch:
         """Decide about predictions for images that had this height and width."""
@@ -114,11 +118,13 @@ def to_torch(pipeline: Pipeline, export_root: Path | str, model_file_name: str =
         model_file_name (str): Name of the file, without its suffix. Defaults to ``"model"``.
 
     Returns:
-        Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :func:`export_metadata`.
+        Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :func:`export_metadata`. It holds nothing
+        of a user's pictures, nor where the files are that the model was made from.
     """
+    _check_name(pipeline)
     pipeline.learn_good_parts()
     path = create_export_root(export_root, ExportType.TORCH) / f"{model_file_name}.pt"
-    torch.save({"model": pipeline, "metadata": export_metadata(pipeline)}, path)
+    torch.save({"model": pipeline.without_files(), "metadata": export_metadata(pipeline)}, path)
     return path
 
 
@@ -334,6 +340,7 @@ def _check_graph(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None
     if isinstance(pipeline.model.judge, BatchJudge):
         msg = "references='batch' needs all pictures at once, and a graph sees one. Export with k_shot, or with 'self'."
         raise ValueError(msg)  # noqa: TRY004  # the model was made with another argument
+    _check_name(pipeline)
     pipeline.learn_good_parts()
     if input_size is not None:
         return
@@ -344,6 +351,13 @@ def _check_graph(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None
             "The pre-processor does not resize images to one size, but a graph needs one. Use the default "
             "pre-processor, or fix the size of the images by `input_size`, which `to_onnx` and `to_openvino` take."
         )
+        raise ValueError(msg)
+
+
+def _check_name(pipeline: Pipeline) -> None:
+    """Raise if pictures are named by their files, which an exported model does not know."""
+    if pipeline.names_by_folder:
+        msg = "An exported model asks about one name, and class_name says one a folder. Give the part's own class_name."
         raise ValueError(msg)
 
 
@@ -417,7 +431,7 @@ class RefinerPart(_Part):
 def _check_installed(*modules: str) -> None:
     missing = [module for module in modules if not module_available(module)]
     if missing:
-        msg = f"The export needs {' and '.join(missing)}. Install with `pip install 'anomalib_clipsam[openvino]'`."
+        msg = f"The export needs {' and '.join(missing)}. Run: pip install {' '.join(missing)}"
         raise ModuleNotFoundError(msg)
 
 

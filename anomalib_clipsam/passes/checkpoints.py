@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from lightning.fabric.plugins import CheckpointIO
 from anomalib_clipsam.messages import reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightning import Trainer
 
 UNREADABLE = (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, ImportError)
@@ -57,14 +60,53 @@ class CheckedCheckpointIO(CheckpointIO):
             ValueError: If it cannot be read.
         """
         try:
-            return self.inner.load_checkpoint(path, *args, **kwargs)
-        except UNREADABLE as error:
-            msg = (
-                f"{path} is damaged or no checkpoint: {reason(error)} Give the file that `anomalib test` or `train` "
-                "has written, or leave the path out to calibrate anew."
-            )
-            # a traceback shows the cause too, and torch's text advises to run the file's code
-            raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
+            with naming(path, UNREADABLE):
+                return self.inner.load_checkpoint(path, *args, **kwargs)
+        except FileNotFoundError as error:
+            msg = f"There is no checkpoint {path}. Correct the path, or leave it out to calibrate anew."
+            raise FileNotFoundError(msg) from error
+
+
+@contextmanager
+def naming(path: Any, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Name a checkpoint in the errors of what reads it.
+
+    Args:
+        path (Any): The file.
+        kinds (tuple[type[Exception], ...]): Errors that mean that it cannot be read.
+
+    Raises:
+        ValueError: In their place.
+    """
+    try:
+        yield
+    except kinds as error:
+        msg = (
+            f"{path} is damaged or no checkpoint: {reason(error)} Give the file that `anomalib test` or `train` "
+            "has written, or leave the path out to calibrate anew."
+        )
+        # a traceback shows the cause too, and torch's text advises to run the file's code
+        raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
+
+
+def check_entries(saved: Any, types: dict[str, type | tuple[type, ...]]) -> None:
+    """Raise unless something that was read from a checkpoint has some entries.
+
+    Args:
+        saved (Any): What was read.
+        types (dict[str, type | tuple[type, ...]]): Type of each entry that it must have.
+
+    Raises:
+        ValueError: If one is missing or of another type.
+    """
+    entries = saved if isinstance(saved, dict) else {}
+    wrong = [name for name, kinds in types.items() if not isinstance(entries.get(name), kinds)]
+    if wrong:
+        msg = (
+            f"The checkpoint lacks {', '.join(wrong)}, or has something else there. Give an unchanged file that "
+            "`anomalib test` or `train` has written, or calibrate anew without it."
+        )
+        raise ValueError(msg)
 
 
 def check_what_is_read(trainer: Trainer) -> None:

@@ -27,6 +27,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from PIL import Image, UnidentifiedImageError
 
 from anomalib_clipsam.messages import printable
+from anomalib_clipsam.passes.advice import find_overwritten, find_results_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,15 +64,23 @@ class PictureCheck(Callback):
 
         Args:
             trainer (Trainer): Trainer that is about to run the pass.
-            pl_module (LightningModule): Not used.
+            pl_module (LightningModule): The model, for where its visualizer writes.
             stage (str): ``"validate"``, ``"test"`` or ``"predict"``.
 
         Raises:
             ValueError: If a data set has no picture that can be scored.
         """
-        del pl_module
+        visualizer = getattr(pl_module, "visualizer", None) if stage in ("test", "predict") else None
         for dataset in _datasets(trainer, stage):
             self.leave_out(dataset)
+            if visualizer is not None and trainer.is_global_zero:
+                results = getattr(visualizer, "output_dir", None) or Path(trainer.default_root_dir) / "images"
+                paths = [path for path, _ in list_files(dataset)]
+                found = [find_overwritten(paths, getattr(trainer, "datamodule", None))]
+                if isinstance(dataset, PredictDataset):
+                    found.append(find_results_inside(paths, results))
+                for warning in filter(None, found):
+                    logger.warning(warning)
             if stage == "test" and _reader(dataset) is AnomalibDataset:
                 self.notes += [
                     f"No test picture is labelled {label}: AUROC, AP and F1 need both labels, so these figures mean "

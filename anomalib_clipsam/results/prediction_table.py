@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import csv
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ class PredictionTable(Visualizer):
     ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
     pixels, separated by ``"; "``. Where an image has no file, or its file is gone by then, both are in pixels of the
     image as the model got it. What a model does not predict is left empty. The table is UTF-8; bytes of a file's name
-    that are not are written as ``\udcff``.
+    that are not are written as ``\udcff``. Of several processes, each adds the lines of its images.
 
     Args:
         path (str | Path): The CSV file; an old one is replaced.
@@ -48,10 +49,12 @@ class PredictionTable(Visualizer):
         self.path = Path(path)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the file."""
-        del trainer, pl_module
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write("w", [COLUMNS])
+        """Begin the file, once, before any process adds to it."""
+        del pl_module
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write("wb", [COLUMNS])
+        trainer.strategy.barrier()
 
     on_test_start = on_predict_start
 
@@ -66,14 +69,16 @@ class PredictionTable(Visualizer):
     ) -> None:
         """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        self._write("a", [describe(item) for item in batch])
+        self._write("ab", [describe(item) for item in batch])
 
     on_test_batch_end = on_predict_batch_end
 
     def _write(self, mode: str, lines: list[tuple[str, ...]]) -> None:
-        # A file's name may be no UTF-8: that must neither stop a pass nor make a table that cannot be read.
-        with self.path.open(mode, encoding="utf-8", errors="backslashreplace", newline="") as file:
-            csv.writer(file).writerows(lines)
+        text = StringIO(newline="")
+        csv.writer(text).writerows(lines)
+        with self.path.open(mode, buffering=0) as file:  # in one piece, so that no other process writes in between
+            # A file's name may be no UTF-8: that must neither stop a pass nor make a table that cannot be read.
+            file.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def describe(item: ImageItem) -> tuple[str, ...]:

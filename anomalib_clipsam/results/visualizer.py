@@ -11,6 +11,7 @@ Letters: B images, K points, H W map.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ from anomalib_clipsam.frame import frame_to_map
 from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anomalib.data import ImageBatch, ImageItem
     from lightning import LightningModule, Trainer
 
@@ -43,7 +46,8 @@ POSITIVE, NEGATIVE, RING, BOX, TRUTH = (0, 158, 115), (213, 94, 0), (86, 180, 23
 class PromptVisualizer(Visualizer):
     """Write a picture per image: CLIP's map, extreme region and ring, points, masks, box, result.
 
-    It computes the stages once more, so a pass takes about twice as long.
+    ``a.png`` of a folder becomes ``a.png``, ``a.jpg`` becomes ``a.jpg.png``; a picture without a file is called by its
+    place in the pass. The stages are computed once more, so a pass takes about twice as long.
 
     Args:
         field_size (int): Longer side of each panel, in pixels. Defaults to ``256``.
@@ -76,21 +80,35 @@ class PromptVisualizer(Visualizer):
         Raises:
             TypeError: If the model is not ClipSam.
         """
-        del outputs, batch_idx, dataloader_idx
+        del outputs
         folder = self.output_dir or Path(trainer.default_root_dir) / "images"
         data = getattr(trainer, "datamodule", None)
         for index, item in enumerate(batch):
             panels = draw_item(pl_module.model, batch.image[index : index + 1], item, self.field_size)
             titled = [add_text_to_image(panel, title, size=14, position=(6, 6)) for title, panel in panels.items()]
             path = generate_output_filename(
-                input_path=item.image_path or "",
+                input_path=item.image_path or f"picture_{dataloader_idx}_{batch_idx}_{index}.png",
                 output_path=folder,
                 dataset_name=getattr(data, "name", None),
                 category=getattr(data, "category", None),
             )
-            create_image_grid(titled, nrow=min(4, len(titled))).save(path.with_suffix(".png"))
+            if path.suffix.lower() != ".png":
+                path = path.with_name(f"{path.name}.png")
+            create_image_grid(titled, nrow=min(4, len(titled))).save(path)
 
     on_predict_batch_end = on_test_batch_end
+
+
+@contextmanager
+def _uncounted(model: ClipSamModel) -> Iterator[None]:
+    """Let a model look at images once more without counting them again."""
+    counters = [(model, "images_seen"), (model, "images_refined")]
+    if model.judge is not None:
+        counters += [(model.judge, "judged"), (model.judge, "unlike")]
+    before = [getattr(owner, name) for owner, name in counters]
+    yield
+    for (owner, name), value in zip(counters, before, strict=True):
+        setattr(owner, name, value)
 
 
 def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size: int) -> dict[str, Image.Image]:
@@ -116,14 +134,16 @@ def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size
         raise TypeError(msg)
     picture = Image.open(item.image_path).convert("RGB") if item.image_path else to_pil_image(image[0].clamp(0, 1))
     picture = fit(picture, size)
-    stages = model.stages(image)
+    with _uncounted(model):
+        stages = model.stages(image)
+        text_map = stages.anomaly_map if model.judge is None else model.look(image)[0]
     panels = {"Image": picture}
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
     if model.judge is None:
-        panels["CLIP map"] = heat(picture, stages.anomaly_map[0])
+        panels["CLIP map"] = heat(picture, text_map[0])
     else:
-        panels["CLIP map by text"] = heat(picture, model.look(image)[0][0])
+        panels["CLIP map by text"] = heat(picture, text_map[0])
         panels["Text and references"] = heat(picture, stages.anomaly_map[0])
     if stages.region is not None:
         panels |= _draw_prompts(picture, stages, model.ppg.frame_size, image.shape[-2:])

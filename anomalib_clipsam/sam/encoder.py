@@ -21,7 +21,6 @@ from segment_anything.modeling.image_encoder import (
     Attention,
     Block,
     ImageEncoderViT,
-    get_rel_pos,
     window_partition,
     window_unpartition,
 )
@@ -29,8 +28,27 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.compute.linear import use_onednn
 
-BIAS_BYTES = 16 * 2**20
-"""Largest bias that is held at a time, in bytes: what a CPU's cache holds."""
+BIAS_BYTES = {"cpu": 16 * 2**20}
+"""Largest bias that is held at a time, in bytes, by type of device: what a CPU's cache holds."""
+OTHER_BIAS_BYTES = 2**30
+"""The same on any other device, which many small steps would leave idle: one step for an image of ViT-H."""
+
+
+def relative_positions(size: int, table: torch.Tensor) -> torch.Tensor:
+    """Look up the embedding of each pair of places along an axis.
+
+    As segment_anything's ``get_rel_pos``, but for its index, which is made on the CPU whatever the device: a copy that
+    the device is waited for, twice a block.
+
+    Args:
+        size (int): Number of places.
+        table (torch.Tensor): Embedding of each distance, ``(2 size - 1, c)``.
+
+    Returns:
+        torch.Tensor: ``(size, size, c)``, queries then keys.
+    """
+    place = torch.arange(size, device=table.device)
+    return table[place[:, None] - place + size - 1]
 
 
 class LeanAttention(Attention):
@@ -69,12 +87,12 @@ class LeanAttention(Attention):
         else:
             grid = query.unflatten(2, (height, width))  # (N, heads, H, W, c)
             # Contiguous, so that their sum is too, and need not be copied.
-            rows = torch.einsum("nayxc,ykc->nayxk", grid, get_rel_pos(height, height, self.rel_pos_h)).contiguous()
-            columns = torch.einsum("nayxc,xkc->nayxk", grid, get_rel_pos(width, width, self.rel_pos_w)).contiguous()
-            # An exported graph has one step, for batches of any size.
-            counted = 1 if torch.compiler.is_compiling() else number
+            rows = torch.einsum("nayxc,ykc->nayxk", grid, relative_positions(height, self.rel_pos_h)).contiguous()
+            columns = torch.einsum("nayxc,xkc->nayxk", grid, relative_positions(width, self.rel_pos_w)).contiguous()
+            # An exported graph has one step, for batches of any size and devices of any type.
+            counted, device = (1, "cpu") if torch.compiler.is_exporting() else (number, query.device.type)
             row_bytes = counted * self.num_heads * width * height * width * query.element_size()
-            step = max(1, min(height, BIAS_BYTES // row_bytes))
+            step = max(1, min(height, BIAS_BYTES.get(device, OTHER_BIAS_BYTES) // row_bytes))
             parts = []
             for start in range(0, height, step):
                 some = slice(start, start + step)

@@ -24,7 +24,7 @@ from huggingface_hub import constants as hub_constants
 from huggingface_hub import try_to_load_from_cache
 from tqdm import tqdm
 
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -283,7 +283,7 @@ def _not_found(row: WeightFile, failures: list[str]) -> str:
         for (filename, size, known_by), where in addresses.items()
     ]
     prepare = f" (`anomalib-clipsam weights fetch {row.name} --to FOLDER` prepares it on a machine with a network)"
-    other = "localizer='dense', which needs none" if row.localizer else "weights='demo', which need no network"
+    other = "localizer='dense', which needs none" if row.localizer else "weights='lite', which need no network"
     return (
         f"The weights {row.name} are neither in {', nor in '.join(looked)}, and fetching them failed: "
         f"{'; '.join(failures)}. Bring {', or '.join(files)} into a folder and set {WEIGHTS_VARIABLE} to "

@@ -126,7 +126,7 @@ def test_every_way_in(run: Run) -> None:
         assert "clip_sam" in list_models() and "ClipSam" in list_models("pascal")
         assert {"ClipSam"} <= set(anomalib.models.__all__) and {"DrawnParts"} <= set(anomalib.data.__all__)
         assert type(get_model("clip_sam", weights="demo")) is ClipSam
-        for path in ("ClipSam", "anomalib.models.ClipSam", "anomalib.models.image.ClipSam"):
+        for path in ("ClipSam", "anomalib_clipsam.ClipSam", "anomalib.models.ClipSam", "anomalib.models.image.ClipSam"):
             assert type(get_model({"class_path": path, "init_args": {"weights": "demo"}})) is ClipSam
         assert type(get_datamodule({"class_path": "DrawnParts"})) is DrawnParts
         for name in ("ClipSam", "anomalib_clipsam.ClipSam", "anomalib.models.ClipSam"):

@@ -44,7 +44,30 @@ def test_command_writes_a_line_per_picture(
         for x0, y0, x1, y1 in boxes:
             covered[y0:y1, x0:x1] = True
         assert covered.sum() >= int(line["mask_area"])
+    scores = sorted(float(line["score"]) for line in lines)
+    threshold = (scores[1] + scores[2]) / 2
+    command = ["predictions", str(parts / "defect"), "--to", "new/moved.csv", "--weights", "demo"]
+    main([*command, "--class-name", "capsule", "--threshold", str(threshold)])
+    with Path("new/moved.csv").open(encoding="utf-8") as file:
+        moved = list(csv.DictReader(file))
+    assert [line["score"] for line in moved] == [line["score"] for line in lines]
+    assert [line["label"] for line in moved].count("good") == 2
+    for line in moved:
+        assert line["label"] == ("defective" if float(line["score"]) > threshold else "good")
+        assert line["label"] == "defective" or (line["mask_area"], line["boxes"]) == ("0", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]  # nothing else is left behind
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--threshold=1.5", "The threshold is 1.5"), ("--min-area=-1", "min_area is -1")]
+)
+def test_what_makes_no_sense_is_one_line(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["predictions", str(parts), "--to", str(tmp_path / "a.csv"), "--weights", "demo", option])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,7 +189,7 @@ def test_failure_says_why_and_leaves_nothing(
         server.server_close()
     with pytest.raises(FileNotFoundError) as caught:
         locate(row_at(address))
-    for part in (reason, address, SHA256, f"{len(CONTENT):,} bytes", str(folder), "not set", "weights='demo'"):
+    for part in (reason, address, SHA256, f"{len(CONTENT):,} bytes", str(folder), "not set", "weights='lite'"):
         assert part in str(caught.value)
     assert left_in(folder) == []
     assert server.sent < 32 * len(CONTENT)  # of 64

@@ -5,18 +5,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from open_clip import CLIP
     from segment_anything import SamPredictor
     from segment_anything.modeling import Sam
     from torch import nn
 
     from anomalib_clipsam.clip import PromptEnsemble
+
+
+class FakeCuda(TorchDispatchMode):
+    """Compute shapes, types and devices as on a GPU, without one, and note where a GPU would be waited for.
+
+    There are no values, so what a program asks of them is answered here. Make networks under ``torch.device("cuda")``,
+    but run them outside, where it shows what they make on the CPU.
+
+    Attributes:
+        waits (list[str]): Operations that wait for the GPU: values that are read, copies between it and the CPU.
+        found (int): How many of a batch's images are found where a program asks which.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        self.found = 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run an operation, or answer it."""
+        del types
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        on_gpu = any(tensor.is_cuda for tensor in tensors)
+        if on_gpu and func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.waits.append(str(func))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            (tensor,) = tensors
+            return tensor.is_cuda if tensor.dtype == torch.bool else 10  # of the text's tokens, the CPU asks for faults
+        if func is torch.ops.aten.nonzero.default:
+            return tensors[0].new_zeros((self.found, tensors[0].ndim), dtype=torch.long)
+        result = func(*args, **kwargs)
+        tensors += [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        if {tensor.device.type for tensor in tensors if tensor.ndim} == {"cpu", "cuda"}:
+            self.waits.append(str(func))
+        return result
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """Let a test make tensors and networks on a GPU that there need not be; it can do bf16."""
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    with FakeTensorMode(), FakeCuda() as mode:
+        yield mode
+
 
 IMAGE_SIZES = ((150, 230), (192, 192), (200, 120))
 """Height and width of the images that SAM's predictors are set to: wide, square and tall."""

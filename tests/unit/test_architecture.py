@@ -16,7 +16,7 @@ import anomalib_clipsam
 ROOT = Path(anomalib_clipsam.__file__).parent
 METHOD = {"ppg", "cps", "fusion", "frame"}
 ALLOWED = {
-    "cli": {"compare", "results", "lightning_model", "weights", "clip"},
+    "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {
@@ -37,13 +37,14 @@ ALLOWED = {
     "fusion": set(),
     "cps": {"ppg", "frame", "sam"},
     "ppg": {"frame"},
-    "clip": {"compute"},
+    "clip": {"compute", "messages"},
     "sam": {"compute"},
     "frame": set(),
     "arguments": set(),
     "messages": set(),
     "compute": set(),
     "demo": set(),
+    "command_line": {"lightning_model", "messages"},
     "_autoload": set(),
 }
 """Room, a folder or a module of the root -> the rooms that it may import."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+from omegaconf import OmegaConf
 
-from anomalib_clipsam.arguments import check_types, group
+from anomalib_clipsam.arguments import check_types, group, plain
 
 
 class Settings(TypedDict, total=False):
@@ -31,6 +32,14 @@ def annotated(
     settings: Settings | None = None,
 ) -> None:
     """Take one argument of each type."""
+
+
+def test_containers_of_omegaconf_become_pythons_own() -> None:
+    given = {"share": 0.5, "taps": [1, 2], "inner": {"mode": "gate"}, "none": None}
+    made = plain(OmegaConf.create(given))
+    assert made == given
+    assert [type(made), type(made["taps"]), type(made["inner"])] == [dict, list, dict]
+    assert plain((1, 2)) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ FILES = {
         from anomalib.models.components import AnomalibModule
         from anomalib.models.image import Padim
         __all__ = ["Padim"]
+        ALLOWED_MODULES = {"anomalib.models"}
         def list_models():
             return sorted({cls.__name__ for cls in AnomalibModule.__subclasses__()})
     """,
@@ -117,6 +118,7 @@ ALL_THERE = """
     assert models.__all__ == models.image.__all__ == ["Padim", "ClipSam"]
     assert data.__all__ == ["AnomalibDataModule", "DrawnParts"]
     assert models.list_models() == ["ClipSam", "Padim"]
+    assert models.ALLOWED_MODULES == {"anomalib.models", "anomalib_clipsam"}  # `anomalib benchmark` looks there
 """
 
 NOT_THERE = """
@@ -126,6 +128,7 @@ NOT_THERE = """
     assert not hasattr(models, "ClipSam") and not hasattr(models.image, "ClipSam") and not hasattr(data, "DrawnParts")
     assert models.__all__ == ["Padim"] and data.__all__ == ["AnomalibDataModule"]
     assert models.list_models() == ["Padim"]
+    assert models.ALLOWED_MODULES == {"anomalib.models"}
 """
 
 
@@ -283,6 +286,19 @@ def test_another_hook_of_the_same_kind(run: Run) -> None:
         import anomalib.models
         exec({textwrap.dedent(ALL_THERE)!r})
     """)
+
+
+def test_command_line_is_prepared_after_anomalib_has_prepared_it(run: Run, site: Path) -> None:
+    (site / "anomalib/cli").mkdir()
+    (site / "anomalib/cli/__init__.py").write_text("from anomalib.cli.cli import main")
+    (site / "anomalib/cli/cli.py").write_text(
+        "import sys\nimport anomalib.models\nsys.excepthook = 'theirs'\ndef main(): ..."
+    )
+    (site / "anomalib_clipsam/command_line.py").write_text(
+        "import sys\ndef settle(): sys.stdout.write('after ' + str(sys.excepthook))"
+    )
+    assert run("from anomalib.cli.cli import main\nfrom anomalib.models import ClipSam").stdout == "after theirs"
+    assert run("import anomalib.models").stdout == ""
 
 
 def test_threads_see_the_class_when_their_import_ends(run: Run, site: Path) -> None:

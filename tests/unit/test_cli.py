@@ -3,6 +3,9 @@
 
 """The command ``anomalib-clipsam``."""
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,41 @@ def test_error_is_one_line_and_exit_code_2(
     out, err = capsys.readouterr()
     assert (raised.value.code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("anomalib-clipsam prompts: ")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_empty_class_name_is_refused(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["prompts", "--class-name", name])
+    assert raised.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("anomalib-clipsam prompts: The class name is empty. Name the part")
+
+
+def test_commands_import_no_more_than_they_need() -> None:
+    """Torch takes ten seconds to import, and anomalib's models give warnings of their own when they are."""
+    program = """
+        import sys
+        from anomalib_clipsam.cli import main
+        main(["weights", "list"])
+        assert not {"torch", "anomalib.data", "anomalib.models"} & set(sys.modules)
+        main(["prompts"])
+        assert not {"anomalib.data", "anomalib.models"} & set(sys.modules)
+    """
+    result = subprocess.run(
+        [sys.executable, "-W", "always::FutureWarning", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_error_has_no_control_characters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["prompts", "--prompts", str(tmp_path / "a\x1b[2J\nb.yaml")])
+    assert r"a\x1b[2J b.yaml" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

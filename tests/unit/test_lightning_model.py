@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import re
+import traceback
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_type_hints
@@ -16,27 +20,32 @@ import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import Folder, ImageBatch, UCSDped
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
+from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.frame import resize_image
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.torch_model import NotFiniteError
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from open_clip import CLIP
@@ -204,6 +213,39 @@ def test_share_that_sam_skips_is_logged(
         assert "SAM skipped 0 of 3 images (0 %)" in caplog.text
 
 
+def test_share_is_of_all_processes_and_said_once(
+    model: ClipSam, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two has seen a half of the pictures."""
+    strategy = SimpleNamespace(reduce=lambda counts, reduce_op: 2 * counts if reduce_op == "sum" else 1 / 0)
+    model._trainer = SimpleNamespace(strategy=strategy)
+    with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+        for rank in (0, 1):
+            monkeypatch.setattr(rank_zero_only, "rank", rank)
+            model.model.images_seen, model.model.images_refined = 4, 3
+            model.on_predict_end()
+            assert (model.model.images_seen, model.model.images_refined) == (0, 0)
+    model._trainer = None
+    assert [record.getMessage() for record in caplog.records] == [
+        "SAM skipped 2 of 8 images (25 %), which have no extreme region."
+    ]
+
+
+def test_pictures_that_are_not_finite_are_named(model: ClipSam) -> None:
+    """In every pass: an overflow was the verdict "good"."""
+    logit_scale = model.model.localizer.clip.logit_scale
+    logit_scale.fill_(torch.nan)
+    batch = ImageBatch(image=torch.rand(2, 3, 192, 192), image_path=["shots/a.png", "shots/b.png"])
+    for step in (model.validation_step, model.test_step, model.predict_step):
+        with pytest.raises(NotFiniteError, match=r"^shots/a.png, shots/b.png: CLIP's map, computed in float32: NaN"):
+            step(batch, 0)
+    batch.image[1, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"^shots/b.png: Of the batch's images, those at \[1\] hold NaN or infinite"):
+        model.predict_step(batch, 0)
+    with pytest.raises(NotFiniteError, match=r"^CLIP's map"):
+        model.predict_step(ImageBatch(image=torch.rand(1, 3, 192, 192)), 0)
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
 def test_precision_of_the_trainer_that_converts_weights_is_refused(
     model: ClipSam, three_pictures: Path, tmp_path: Path, precision: str
@@ -351,6 +393,51 @@ def test_pre_processor_of_ones_own_is_tested_with_masks(
     assert 0 <= metrics["pixel_AUROC"] <= 1
 
 
+@pytest.mark.parametrize("run", ["validate", "fit", "test", "train", "predict", "error"])
+def test_nothing_is_kept_of_a_run(
+    prompts: str, labelled: Folder, tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And within a run the test pass still runs no network again."""
+    model = ClipSam("demo", prompts=prompts, refine=False, visualizer=False, references="batch", **FAST)
+    engine, seen = quiet_engine(tmp_path), []
+    model.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    if run == "error":
+        monkeypatch.setattr(model, "test_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.test(model, datamodule=labelled)
+    else:
+        getattr(engine, run)(model, datamodule=labelled)
+    assert sum(seen) == (8 if run == "predict" else 4)
+    assert (model._validated.kept, model._validated.used) == ({}, 0)
+    assert model.model.judge._judged is None
+    assert not model.model.judge._answers
+
+
+@pytest.mark.parametrize("references", [{"references": "batch"}, {"k_shot": 2}])
+def test_export_holds_nothing_of_the_users_files(
+    prompts: str, random_demo: Path, sam: Sam, labelled: Folder, tmp_path: Path, references: dict
+) -> None:
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
+    files = {"prompts": str(tmp_path / "prompts.yaml"), "sam_weights": str(tmp_path / "sam.pth")}
+    if "k_shot" in references:
+        files["few_shot_source"] = str(tmp_path / "parts" / "good")
+    model = ClipSam("demo", **files, **references, **FAST)
+    engine = quiet_engine(tmp_path)
+    engine.test(model, datamodule=labelled, verbose=False)
+    path = engine.export(model, "torch", export_root=tmp_path / "export")
+    with zipfile.ZipFile(path) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"clip_sam" in content or b"ClipSam" in content
+    assert str(tmp_path).encode() not in content
+    assert dict(model.hparams)["prompts"] == files["prompts"]
+    assert model.visualizer is not None
+    exported = torch.load(path, weights_only=False)["model"].eval()
+    image = torch.rand(1, 3, 50, 60)
+    for found, expected in zip(exported(image), model.eval()(image), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_checkpoint_of_another_map_size_is_tested_with_masks(prompts: str, labelled: Folder, tmp_path: Path) -> None:
     arguments = {"prompts": prompts, "visualizer": False, **FAST}
     quiet_engine(tmp_path).test(ClipSam("demo", **arguments), datamodule=labelled, verbose=False)
@@ -488,14 +575,15 @@ def test_learned_weights_were_never_trained_on_what_is_tested(
     published: dict[str, str], localizer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = ClipSam("demo", localizer=localizer, refine=False, **FAST).eval()
-    image, texts = torch.rand(1, 3, 40, 40), []
+    image, texts, said = torch.rand(1, 3, 40, 40), [], ""
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
         for datamodule, trained_on in ((None, "VisA"), (MVTecAD(), "VisA"), (Visa(), "MVTec AD"), (None, "VisA")):
             caplog.clear()
             set_up(model, datamodule)
             name = f"{localizer}_{'visa' if trained_on == 'VisA' else 'mvtec'}"
             message = f"The map's learned weights are {name}: its authors trained them on {trained_on}."
-            assert message in caplog.messages
+            assert (message in caplog.messages) == (message != said)  # logged when it changes
+            said = message
             assert not [record for record in caplog.records if record.levelno > logging.INFO]
             assert model.frozen_weights()["localizer"]["name"] == f"clip_demo with {name}"
             model(image)
@@ -590,6 +678,65 @@ def test_order_of_class_names(prompts: str) -> None:
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
 
 
+@pytest.mark.parametrize("category", ["01", "2-3"])
+def test_a_category_without_letters_is_an_object(
+    model: ClipSam, caplog: pytest.LogCaptureFixture, category: str
+) -> None:
+    with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+        assert asked_about(model, category) == "object"
+    assert f"The category '{category}' has no letters" in caplog.text
+    assert asked_about(model, "pcb4") == "pcb4"
+
+
+@pytest.mark.parametrize("step", ["validation_step", "test_step", "predict_step"])
+def test_each_picture_of_a_batch_is_asked_about_by_the_name_of_its_folder(
+    prompts: str, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = ClipSam("demo", prompts=prompts, class_name="folder", **FAST).eval()
+    encoded = []
+    encode = type(model.model.localizer)._encode_text
+
+    def encode_once(localizer: DenseLocalizer, class_name: str) -> torch.Tensor:
+        encoded.append(class_name)
+        return encode(localizer, class_name)
+
+    monkeypatch.setattr(type(model.model.localizer), "_encode_text", encode_once)
+    images, names = torch.rand(4, 3, 192, 192), ["nut", "bolt", "nut", "hook"]
+    for _ in range(2):
+        batch = ImageBatch(image=images, image_path=[f"/data/{name}/0.png" for name in names])
+        batch = getattr(model, step)(batch, 0)
+    assert sorted(encoded) == ["bolt", "hook", "nut"]
+    for index, name in enumerate(names):
+        model.model.set_class_name(name)
+        alone = model.model(images[index : index + 1])
+        torch.testing.assert_close(batch.anomaly_map[index], alone.anomaly_map[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch.pred_score[index], alone.pred_score[0], atol=1e-5, rtol=0)
+        assert torch.equal(torch.as_tensor(batch.pred_mask[index]), alone.pred_mask[0])
+    assert len({float(score) for score in batch.pred_score}) == 4
+
+
+@pytest.mark.parametrize("refused", [{"k_shot": 2}, {"references": "batch"}])
+def test_many_products_are_not_compared_with_one_another(prompts: str, refused: dict) -> None:
+    with pytest.raises(ValueError, match="class_name='folder' is for many products"):
+        ClipSam("demo", prompts=prompts, class_name="folder", **refused, **FAST)
+
+
+@pytest.mark.parametrize("method", ["to_torch", "to_onnx", "to_parts"])
+def test_many_products_are_not_exported(prompts: str, tmp_path: Path, method: str) -> None:
+    model = ClipSam("demo", prompts=prompts, class_name="folder", **FAST)
+    with pytest.raises(ValueError, match="An exported model asks about one name"):
+        getattr(model, method)(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_class_name_cannot_forge_lines_of_the_log(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a stranger's checkpoint's."""
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        asked_about(model, "nut\nERROR")
+    assert r"Text prompts ask about 'nut\nERROR' (class name from the data module)." in caplog.messages
+
+
 def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
     image = torch.rand(1, 3, 40, 40)
     with caplog.at_level(logging.INFO, "anomalib_clipsam"):
@@ -604,6 +751,39 @@ def test_class_name_is_renewed_and_logged(model: ClipSam, caplog: pytest.LogCapt
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Text prompts ask about 'bolt' (class name from the data module)."
     assert messages[-1] == "Text prompts ask about 'object' (class name from the default)."
+
+
+def test_groups_of_arguments_as_benchmark_gives_them() -> None:
+    model = ClipSam("demo", ppg=OmegaConf.create({"min_score": 0.6}))
+    assert model.model.ppg.min_score == 0.6
+    assert type(model.hparams["ppg"]) is dict  # what a checkpoint holds is read with `weights_only=True`
+
+
+def test_videos_are_refused_before_a_pass(model: ClipSam) -> None:
+    with pytest.raises(ValueError, match="UCSDped gives videos"):
+        set_up(model, UCSDped())
+
+
+@pytest.mark.parametrize(("k_shot", "source", "said"), [(0, None, 1), (1, None, 0), (1, "good", 1)])
+def test_good_pictures_kept_for_a_training_are_told_once(
+    caplog: pytest.LogCaptureFixture, k_shot: int, source: str | None, said: int
+) -> None:
+    """Unless good parts to compare with are read from them."""
+    model = ClipSam("demo", refine=False, k_shot=k_shot, few_shot_source=source)
+    datamodule = SimpleNamespace(normal_test_dir=None, train_data=range(18))
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        set_up(model, datamodule)
+        set_up(model, datamodule)
+    told = [message for message in caplog.messages if message.startswith("18 good pictures are kept for a training")]
+    assert len(told) == said
+
+
+def test_class_name_is_logged_when_it_changes_only(caplog: pytest.LogCaptureFixture) -> None:
+    model = ClipSam("demo")
+    with caplog.at_level(logging.INFO, "anomalib_clipsam"):
+        for category in ("bolt", "bolt", "nut", "nut", "bolt"):
+            asked_about(model, category)
+    assert [message.split("'")[1] for message in caplog.messages] == ["bolt", "nut", "bolt"]
 
 
 # ---------------------------------------------------------------- hyper-parameters and checkpoints
@@ -628,6 +808,26 @@ def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
     restored = torch.load(tmp_path / "hparams.pt", weights_only=True)
     assert restored == dict(model.hparams)
     ClipSam(**restored)
+
+
+def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
+    """A checkpoint and an export's metadata hold text: a path broke both."""
+    files = {"clip_weights": "clip.safetensors", "sam_weights": "sam.safetensors", "prompts": "prompts.yaml"}
+    files = {name: random_demo / file for name, file in files.items()}
+    model = ClipSam("demo", class_name="part", **files, **FAST).eval()
+    weights = json.loads(model.export_metadata()["weights"])
+    assert weights["sam"]["name"] == str(files["sam_weights"])
+    torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
+    loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
+    assert {name: loaded.hparams[name] for name in files} == {name: str(file) for name, file in files.items()}
+
+
+def test_file_with_code_is_no_checkpoint_and_no_advice_is_given_to_run_it(tmp_path: Path) -> None:
+    """As `anomalib export --ckpt_path` reads one."""
+    torch.save({"state_dict": print}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged or no checkpoint: Unsupported global") as raised:
+        ClipSam.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert "weights_only" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_checkpoint_is_small_and_gives_the_same_predictions(model: ClipSam, prompts: str, tmp_path: Path) -> None:
@@ -679,15 +879,14 @@ def test_text_is_not_encoded_again(model: ClipSam, prompts: str, monkeypatch: py
     asked_about(model, "bolt")
     checkpoint = checkpoint_of(model)
     restored = ClipSam("demo", prompts=prompts, **FAST).eval()
-    other_prompts = ClipSam("demo", **FAST).eval()
-    for loaded in (restored, other_prompts):
-        loaded.on_load_checkpoint(dict(checkpoint))
+    restored.on_load_checkpoint(dict(checkpoint))
     monkeypatch.setattr("anomalib_clipsam.clip.localizers.base.encode_ensemble", lambda *_: 1 / 0)
     image = torch.rand(1, 3, 40, 40)
     restored(image)
     assert torch.equal(restored.model.localizer.text, checkpoint["clip_sam"]["text"])
-    with pytest.raises(ZeroDivisionError):  # another ensemble has other embeddings
-        other_prompts(image)
+    restored.model.set_class_name("nut")
+    with pytest.raises(ZeroDivisionError):  # another name has other embeddings
+        restored(image)
 
 
 @pytest.mark.parametrize("part", ["localizer", "sam"])
@@ -708,7 +907,7 @@ def test_other_frozen_weights_are_refused(model: ClipSam, prompts: str, part: st
 def test_same_weights_from_another_file(model: ClipSam, prompts: str, sam: Sam, tmp_path: Path) -> None:
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     other = ClipSam("demo", prompts=prompts, sam_weights=str(tmp_path / "sam.pth"), **FAST)
-    assert other.frozen_weights()["sam"]["name"] == str(tmp_path / "sam.pth")
+    assert other.frozen_weights()["sam"]["name"] == "sam.pth"
     other.on_load_checkpoint(checkpoint_of(model))
 
 
@@ -717,6 +916,131 @@ def test_checkpoint_without_sam_fits_a_model_with_it(model: ClipSam, prompts: st
     assert plain.frozen_weights().keys() == {"localizer"}
     model.on_load_checkpoint(checkpoint_of(plain))
     plain.on_load_checkpoint(checkpoint_of(model))
+
+
+@pytest.mark.parametrize(
+    ("made_with", "own", "sentence"),
+    [
+        (
+            {"localizer": "musc", "clip_size": 64},
+            {"localizer": "dense", "clip_size": 32},
+            "made with localizer='musc' and clip_size=64, and this model has localizer='dense' and clip_size=32",
+        ),
+        ({"clip_size": 64}, {"clip_size": 32}, "made with clip_size=64, and this model has clip_size=32"),
+        (
+            {"prompts": None},
+            {},
+            "made with prompts='a cropped photo of the object.', and this model has prompts='a photo of a object.'",
+        ),
+    ],
+)
+def test_checkpoint_of_other_settings_is_refused(prompts: str, made_with: dict, own: dict, sentence: str) -> None:
+    arguments = {"prompts": prompts, "refine": False, **FAST}
+    checkpoint = checkpoint_of(ClipSam("demo", **arguments | made_with))
+    ClipSam("demo", **arguments | made_with).on_load_checkpoint(dict(checkpoint))
+    with pytest.raises(ValueError, match=re.escape(f"{sentence}. Its thresholds would be wrong. Give the model the")):
+        ClipSam("demo", **arguments | own).on_load_checkpoint(dict(checkpoint))
+
+
+def test_lesser_differences_from_a_checkpoint_are_named_in_one_warning(
+    prompts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {"prompts": prompts, "fusion": {"weight": 0.5}, **FAST}
+    checkpoint = checkpoint_of(ClipSam("demo", class_name="bolt", **arguments))
+    ClipSam("demo", **arguments).on_load_checkpoint(dict(checkpoint))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    other = {"class_name": "nut", "map_size": 50, "fusion": {"weight": 0.25}, "precision": "bf16"}
+    ClipSam("demo", **arguments | other).on_load_checkpoint(dict(checkpoint))
+    (message,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert message == (
+        "The checkpoint's thresholds were found with fusion.weight=0.5 and map_size=40 and precision='float32' and "
+        "class_name='bolt', and this model has fusion.weight=0.25 and map_size=50 and precision='bf16' and "
+        "class_name='nut'. Calibrate anew without the checkpoint if labels or masks look wrong."
+    )
+
+
+def test_checkpoint_cannot_bring_frozen_weights(model: ClipSam, prompts: str) -> None:
+    """Its hashes are right, and its weights are not those."""
+    checkpoint = checkpoint_of(model)
+    name = "model.cps.sam.mask_decoder.iou_token.weight"
+    checkpoint["state_dict"] |= {name: torch.zeros(1, 128), "model.more": torch.zeros(1)}
+    other = ClipSam("demo", prompts=prompts, **FAST)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"], strict=True)
+    assert torch.equal(other.state_dict()[name], model.state_dict()[name])
+    assert other.frozen_weights() == model.frozen_weights()
+
+
+def without(*names: str) -> Callable[[dict], object]:
+    """Leave an entry out of a checkpoint; of names, one lies within the other."""
+
+    def leave_out(checkpoint: dict) -> None:
+        for name in names[:-1]:
+            checkpoint = checkpoint[name]
+        del checkpoint[names[-1]]
+
+    return leave_out
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        (without("state_dict"), "state_dict"),
+        (without("clip_sam", "weights"), "weights"),
+        (without("clip_sam", "weights", "localizer"), "localizer"),
+        (without("clip_sam", "weights", "sam", "sha256"), "sha256"),
+        (without("clip_sam", "text"), "text"),
+        (without("clip_sam", "sentences"), "sentences"),
+        (without("clip_sam", "class_name"), "class_name"),
+        (lambda checkpoint: checkpoint.update(clip_sam=["text"]), "class_name, sentences, text, weights"),
+        (lambda checkpoint: checkpoint["clip_sam"].update(weights={}), "localizer"),
+        (lambda checkpoint: checkpoint["clip_sam"].update(good_parts={"memory": []}), "calibration, thresholds"),
+        (lambda checkpoint: checkpoint["clip_sam"].update(references={}), "references"),
+    ],
+)
+def test_checkpoint_that_lacks_something_is_refused(
+    model: ClipSam, change: Callable[[dict], object], lacks: str
+) -> None:
+    checkpoint = checkpoint_of(model)
+    change(checkpoint)
+    with pytest.raises(ValueError, match=rf"^The checkpoint lacks {lacks}.* calibrate anew without it\.$"):
+        model.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:, :95],
+        lambda text: text.double(),
+        lambda text: 100 * text,
+        lambda text: torch.nan * text,
+        lambda text: 0 * text,
+    ],
+)
+def test_checkpoint_with_another_text_is_refused(
+    model: ClipSam, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    checkpoint = checkpoint_of(model)
+    checkpoint["clip_sam"]["text"] = change(checkpoint["clip_sam"]["text"])
+    with pytest.raises(
+        ValueError, match=r"The text directions of 'object' .* needs two finite ones of 96, of length 1"
+    ):
+        model.on_load_checkpoint(checkpoint)
+
+
+def test_frozen_weights_are_hashed_once(model: ClipSam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every save and load, and for every class name: gigabytes take seconds."""
+    checkpoint = checkpoint_of(model)
+    sizes = []
+    monkeypatch.setattr(
+        "anomalib_clipsam.compute.hashing.hash_tensors",
+        lambda tensors: sizes.append(sum(value.nbytes for value in tensors.values())) or hash_tensors(tensors),
+    )
+    model.on_load_checkpoint(dict(checkpoint))
+    model.model.localizer.text_of("bolt")
+    assert checkpoint_of(model)["clip_sam"]["weights"] == checkpoint["clip_sam"]["weights"]
+    assert max(sizes) < 1e5
+    assert sum(value.nbytes for value in model.model.sam.state_dict().values()) > 1e6
 
 
 def test_checkpoint_of_another_model(model: ClipSam) -> None:
@@ -853,15 +1177,19 @@ def test_a_model_without_good_parts_says_how_to_give_some(prompts: str) -> None:
         compared(prompts, k_shot=2)(torch.rand(1, 3, 50, 70))
 
 
+def settings_of(model: ClipSam) -> tuple:
+    return tuple(model.model.settings().items())
+
+
 def test_settings_know_the_references(prompts: str) -> None:
     """What a test pass reuses of a validation pass depends on them."""
-    found = [compared(prompts, references=kind).model.settings() for kind in ("none", "self", "batch")]
+    found = [settings_of(compared(prompts, references=kind)) for kind in ("none", "self", "batch")]
     for seed in (0, 1):
         model = compared(prompts, k_shot=1)
         model.set_references(torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(seed)))
-        found.append(model.model.settings())
+        found.append(settings_of(model))
     assert len(set(found)) == 5
-    assert compared(prompts, references="self").model.settings() == found[1]
+    assert settings_of(compared(prompts, references="self")) == found[1]
 
 
 def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> None:

@@ -160,6 +160,27 @@ def test_pick_more_than_there_are_pixels(pick) -> None:
     assert pick(scores, scores > 0, 0, 1).shape == (1, 0)
 
 
+@pytest.mark.parametrize("pick", [pick_spaced, pick_ranked])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_not_finite_give_no_index_outside_the_map(pick, value) -> None:
+    """On a GPU, such an index ends the process."""
+    scores = torch.tensor([[[0.1, value, 0.2], [0.4, 0.3, 0.5]], [[0.1, 0.6, 0.2], [0.4, 0.3, 0.5]]])
+    picked = pick(scores, scores > -1, 2, 1)
+    picked_nan = pick(scores, torch.ones(2, 2, 3, dtype=torch.bool), 2, 1)
+    for index in (picked, picked_nan):
+        assert index[1].tolist() == [1, 5]
+        assert ((index >= -1) & (index < 6)).all()
+
+
+def test_features_that_are_not_finite_give_no_negatives() -> None:
+    features = FEATURES.clone()
+    features[0, 0, 3, 3] = torch.inf
+    prompts = generator()(MAP[None], features)
+    assert prompts.labels[0, :3].tolist() == [1, 1, 1]
+    assert (prompts.coords >= 0).all()
+    assert (prompts.coords <= 16).all()
+
+
 def test_equal_scores_are_different_points() -> None:
     """A plateau, and a distance of less than a pixel: no pixel is picked twice."""
     scores = torch.ones(1, 2, 3)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -13,13 +14,18 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble
+from anomalib_clipsam.clip import LOCALIZERS, DenseLocalizer, Localizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
+from anomalib_clipsam.clip.localizers import AprilGanLocalizer, FeaturePyramid, PyramidLocalizer
+from anomalib_clipsam.compute.precision import PRECISIONS
 from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
 from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
-from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
+from anomalib_clipsam.sam import build_sam
+from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,9 +33,12 @@ if TYPE_CHECKING:
     from open_clip import CLIP
     from segment_anything.modeling import Sam
 
+    from tests.unit.conftest import FakeCuda
+
     Build = Callable[..., ClipSamModel]
 
 FRAME, MAP, POINTS = 192, 48, 6
+SQUARE = (FRAME, FRAME)
 
 
 class RedLocalizer(Localizer):
@@ -258,25 +267,64 @@ def test_constant_images(build: Build, value: float, multimask: bool, box: str) 
         assert not batch.pred_mask.any()
 
 
-def test_broken_pixels_do_not_spread(build: Build) -> None:
-    """A localizer that gives NaN and values outside [0, 1]."""
+class Broken(RedLocalizer):
+    """Gives some values of its map or score for the last image of a batch, and of its tap."""
 
-    class Broken(RedLocalizer):
-        def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
-            anomaly_map, score, taps = super()._localize(image, tapped)
-            anomaly_map = anomaly_map.clone()
-            anomaly_map[:, 0, 0], anomaly_map[:, 0, 1], anomaly_map[:, 0, 2] = torch.nan, 1.5, -0.5
-            return anomaly_map, score * torch.nan, taps
+    def __init__(self, part: str, *values: float) -> None:
+        super().__init__()
+        self.part, self.values = part, values
 
-    stages = build(Broken()).stages(picture())
-    assert stages.anomaly_map[0, 0, :3].tolist() == [0.0, 1.0, 0.0]
-    assert stages.score.tolist() == [0.5]
+    def _localize(self, image: torch.Tensor, tapped: bool) -> tuple:
+        anomaly_map, score, taps = super()._localize(image, tapped)
+        parts = {"map": anomaly_map.clone(), "score": score.clone()}
+        for place, value in enumerate(self.values):
+            parts[self.part][-1].view(-1)[place] = value
+        return parts["map"], parts["score"], taps
+
+
+def test_map_outside_its_range_is_clamped(build: Build) -> None:
+    stages = build(Broken("map", 1.5, -0.5)).stages(picture())
+    assert stages.anomaly_map[0, 0, :2].tolist() == [1.0, 0.0]
     assert torch.isfinite(stages.fused_map).all()
 
 
+@pytest.mark.parametrize("part", ["map", "score"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_overflow_in_clip_is_no_verdict(build: Build, part: str, value: float) -> None:
+    """It was score 0 and map 0, that is, good."""
+    model = build(Broken(part, value))
+    with pytest.raises(NotFiniteError, match=r"CLIP's map, computed in float32: NaN or .* at \[3\]. Check the weights"):
+        model.stages(mixed())
+    model.precision = "bf16"
+    with pytest.raises(NotFiniteError, match=r"computed in bf16: .* Choose precision='float32'") as caught:
+        model.stages(picture())
+    assert caught.value.images == [0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_overflow_in_sam_is_no_verdict(build: Build, sam: Sam, value: float) -> None:
+    """It was an index outside the map, which ends the process on a GPU. Of four images, SAM sees two."""
+
+    def overflow(_module: object, _given: object, features: torch.Tensor) -> torch.Tensor:
+        features = features.clone()
+        features[1, 0, 3, 2] = value
+        return features
+
+    handle = sam.image_encoder.register_forward_hook(overflow)
+    try:
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(NotFiniteError, match=r"SAM's features, computed in bf16: NaN or .* images at \[2\]"),
+        ):
+            build().stages(mixed())
+    finally:
+        handle.remove()
+
+
 def test_values_outside_an_image_are_clamped(build: Build) -> None:
+    """As a bicubic resize makes them."""
     model, image = build(), picture()
-    wide = torch.where(image > 0.7, image + 3, torch.where(image < 0.1, image - 2, image))
+    wide = torch.where(image > 0.7, image + 0.4, torch.where(image < 0.1, image - 0.4, image))
     equal(model.stages(wide), model.stages(wide.clamp(0, 1)), slice(None), 0)
 
 
@@ -347,6 +395,90 @@ def test_small_map_does_not_blur_what_clip_sees(build: Build, dense: DenseLocali
     assert anomaly_map.shape == (1, 20, 10)
 
 
+# ---------------------------------------------------------------- compiled, and on a GPU
+
+
+@pytest.mark.slow
+def test_compiles_to_one_graph(build: Build, dense: DenseLocalizer) -> None:
+    """Once the text is encoded. SAM sees every image there, and its answer about one without a region is dropped."""
+    model, image, _ = export_case(build, dense)
+    image = image[..., :96, :]
+    expected = model(image)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for name, value in compiled(image)._asdict().items():
+        if value is not None:
+            torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
+
+
+def build_small(name: str) -> Localizer:
+    """Build a localizer of each kind on a small CLIP of its architecture, with random weights."""
+    clip = build_clip("lite" if name == "pyramid" else "demo", quick_gelu=False)
+    ensemble = PromptEnsemble()
+    if name == "april_gan":
+        return AprilGanLocalizer(clip, ensemble, 64, nn.ModuleList(nn.Linear(160, 96) for _ in range(4)))
+    if name in ("anomaly_clip", "crane"):
+        prompts = LearnedPrompts(torch.rand(2, 77, 48), torch.zeros(2, dtype=torch.long), torch.rand(1, 4, 48))
+        return LOCALIZERS[name](clip, ensemble, 64, prompts)
+    if name == "pyramid":
+        with patch.object(PyramidLocalizer, "to"):  # a layout is nothing that tensors without values can change to
+            return PyramidLocalizer(clip, ensemble, 64, FeaturePyramid((16, 24, 40, 112, 320), 96, 8, 8, 6))
+    if name == "winclip":
+        with patch("open_clip.create_model_and_transforms", return_value=(clip, None, None)):
+            return LOCALIZERS[name](ensemble)
+    return LOCALIZERS[name](clip, ensemble, 64)
+
+
+WAIT = "aten._local_scalar_dense.default"
+"""How the operation is called that reads a value."""
+
+
+@pytest.mark.open_clip
+@pytest.mark.parametrize("name", LOCALIZERS)
+def test_runs_on_a_gpu(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In every precision, for wide, tall and square images; with one localizer on to SAM, who sees all, one or none."""
+    base = "anomalib_clipsam.clip.localizers.base"
+    for function, answer in (("hash_weights", "hash"), ("load_text", None), ("save_text", None)):
+        monkeypatch.setattr(f"{base}.{function}", lambda *_, answer=answer: answer)  # these read values
+    refine = name == "dense"
+    with torch.device("cuda"):
+        try:
+            localizer = build_small(name)
+        except ImportError:
+            pytest.skip("needs open_clip_torch<2.26.1")
+        generator = PointPromptGenerator(FRAME, num_positives=2, num_negatives=1)
+        parts = (generator, CascadedPrompts(build_sam("demo"), box="component"), Fusion()) if refine else ()
+        model = ClipSamModel(localizer, MAP, *parts).eval()
+    for module in model.modules():  # segment_anything makes some on the CPU, whatever the default device
+        for buffer_name, buffer in module.named_buffers(recurse=False):
+            setattr(module, buffer_name, buffer.to("cuda"))
+    computed_in = []
+    for encoder in (localizer, model.sam.image_encoder) if refine else (localizer,):
+        first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+        first.register_forward_hook(lambda _, __, result: computed_in.append(result.dtype))
+    assert localizer.text_of("object").device.type == "cpu"
+    localizer.set_class_name("object")
+    ways = product if refine else zip  # what comes after the map does not depend on whose map it is
+    for (precision, dtype), (size, found) in ways(
+        PRECISIONS.items(), (((96, FRAME), 2), ((FRAME, 80), 1), (SQUARE, 0))
+    ):
+        model.precision, fake_cuda.found = precision, found
+        fake_cuda.waits.clear()
+        computed_in.clear()
+        stages = model.stages(torch.rand(2, 3, *size, device="cuda"))
+        shown = refine and found > 0
+        # Is the image finite, is the map; which images are shown to SAM; are its features finite.
+        waits = [WAIT, WAIT, *["aten.nonzero.default"] * refine, *[WAIT] * shown]
+        assert [wait for wait in fake_cuda.waits if name != "winclip" or wait == WAIT] == waits  # anomalib has its own
+        encoders = [torch.float32 if name == "winclip" else dtype or torch.float32, *[dtype or torch.float32] * shown]
+        assert computed_in == encoders
+        shape = (2, *(MAP * side // max(size) for side in size))
+        assert stages.fused_map.shape == shape
+        for part, value in tensors(stages):
+            assert value is None or value.is_cuda, part
+            assert value is None or value.dtype in (torch.float32, torch.bool, torch.long), part
+
+
 # ---------------------------------------------------------------- tensors
 
 
@@ -380,3 +512,24 @@ def test_values_that_are_not_finite(value: float) -> None:
     images[1, 2, 3, 4] = value
     with pytest.raises(ValueError, match=r"those at \[1\] hold NaN or infinite values"):
         check_images(images)
+
+
+def test_values_of_other_ranges_are_refused() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    cause = "divide 8-bit values by 255, and leave `Normalize` out of pre-processor and augmentations"
+    for wrong, low, high in ((images * 255, "0", "255"), (images * 4 - 2, "-2", "2"), (images - 0.6, "-0.6", "0.4")):
+        with pytest.raises(ValueError, match=rf"The images hold values from {low} to {high}\. .*{cause}"):
+            check_images(wrong)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_values_that_a_resize_makes_are_taken(antialias: bool) -> None:
+    """Among all images of 5 x 5 black and white pixels, those go farthest that are the sign of a weight."""
+    sign = torch.tensor([-1.0, 1.0, 1.0, -1.0]).repeat(1, 2)[:, :5]
+    worst = (sign.T @ sign > 0).float().expand(1, 3, 5, 5)
+    for image in (worst, 1 - worst):
+        large = F.interpolate(image, (70, 90), mode="bicubic", antialias=antialias, align_corners=False)
+        assert large.amin() < -0.27
+        assert large.amax() > 1.27
+        check_images(large)

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.build import encode_ensemble
-from anomalib_clipsam.clip.text_cache import cache_key, load_text, save_text
-from anomalib_clipsam.compute.hashing import hash_tensors
+from anomalib_clipsam.clip.text_cache import cache_key, is_text, load_text, save_text
+from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.compute.precision import full_precision
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Localizer(nn.Module, ABC):
 
     Attributes:
         image_size (int): Side of the square that CLIP sees, in pixels; set by the subclass.
+        text_size (int): Size C of the text directions; set by the subclass.
+        unit_text (bool): Whether these have the length 1.
         needs_adapters (bool): Whether it is built from learned weights beside CLIP's.
         uses_class_name (bool): Whether its text names the part.
         own_score (bool): Whether its score is the image score as published, which the map's maximum has no part in.
@@ -85,6 +87,8 @@ class Localizer(nn.Module, ABC):
     """
 
     image_size: int
+    text_size: int
+    unit_text: ClassVar[bool] = True
     needs_adapters: ClassVar[bool] = False
     uses_class_name: ClassVar[bool] = True
     own_score: ClassVar[bool] = False
@@ -141,11 +145,17 @@ class Localizer(nn.Module, ABC):
             class_name (str): Name of the part.
 
         Returns:
-            torch.Tensor: ``(2, C)``, normal and abnormal, on the CPU.
+            torch.Tensor: ``(2, C)``, normal and abnormal, on the CPU; in float32, also under Lightning's autocast.
         """
         if class_name not in self._text_of:
-            self._text_of[class_name] = self._encode_text(class_name).cpu()
+            self._text_of[class_name] = self._encode_in_full(class_name)
         return self._text_of[class_name]
+
+    def _encode_in_full(self, class_name: str) -> torch.Tensor:
+        """Encode text in float32, to the CPU."""
+        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        with full_precision(device.type):
+            return self._encode_text(class_name).cpu()
 
     def restore_text(self, class_name: str, text: torch.Tensor) -> None:
         """Take text directions over from a checkpoint, in place of encoding them.
@@ -153,7 +163,17 @@ class Localizer(nn.Module, ABC):
         Args:
             class_name (str): Name of the part.
             text (torch.Tensor): What :meth:`text_of` gave, for the same weights and ensemble.
+
+        Raises:
+            ValueError: If it is none by :func:`~anomalib_clipsam.clip.text_cache.is_text`.
         """
+        if not is_text(text, self.text_size, self.unit_text):
+            shape = tuple(getattr(text, "shape", ()))
+            msg = (
+                f"The text directions of '{class_name}' have the shape {shape}, and other numbers than this CLIP's: it "
+                f"needs two finite ones of {self.text_size}, of length 1. Calibrate anew without the checkpoint."
+            )
+            raise ValueError(msg)
         self._text_of[class_name] = text
         self.class_name = None
 
@@ -230,9 +250,10 @@ class ClipLocalizer(Localizer):
         super().__init__(ensemble)
         self.clip = clip
         self.image_size = image_size
+        self.text_size = clip.text_projection.shape[1]
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self.register_buffer("text", torch.zeros(2, clip.text_projection.shape[1]), persistent=False)
+        self.register_buffer("text", torch.zeros(2, self.text_size), persistent=False)
 
     @property
     def activation(self) -> str:
@@ -241,8 +262,8 @@ class ClipLocalizer(Localizer):
 
     def _encode_text(self, class_name: str) -> torch.Tensor:
         tower = {name: value for name, value in self.clip.named_parameters() if not name.startswith("visual.")}
-        key = cache_key(hash_tensors(tower), self.activation, self.ensemble.sentences(class_name))
-        text = load_text(key)
+        key = cache_key(hash_weights(self.clip, tower), self.activation, self.ensemble.sentences(class_name))
+        text = load_text(key, self.text_size)
         if text is None:
             text = encode_ensemble(self.clip, self.ensemble, class_name)
             save_text(key, text.cpu())

@@ -123,7 +123,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
         """Give the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
         if not self._text_of:
             logger.info("The prompts of this localizer were learned and name no class: the class name is not used.")
-            self._text_of[class_name] = self._encode_text(class_name).cpu()
+            self._text_of[class_name] = self._encode_in_full(class_name)
         return next(iter(self._text_of.values()))
 
     def _encode_text(self, class_name: str) -> torch.Tensor:

@@ -38,6 +38,7 @@ class WinClipLocalizer(Localizer):
     """
 
     own_weights = "anomalib's WinClipModel"
+    unit_text = False  # compared by the cosine
 
     def __init__(self, ensemble: PromptEnsemble) -> None:
         super().__init__(ensemble)
@@ -57,6 +58,7 @@ class WinClipLocalizer(Localizer):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.image_size = self.winclip.clip.visual.image_size[0]
+        self.text_size = self.winclip.clip.text_projection.shape[1]
 
     def _encode_text(self, class_name: str) -> torch.Tensor:
         self.winclip.setup(class_name)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from anomalib.models.components import KCenterGreedy
 
 from anomalib_clipsam.clip.references.features import PictureReference, Taps, nearest_similarity, patches_of
 
@@ -146,6 +145,9 @@ class FewShotReference(PictureReference):
         """Pick at most ``memory_limit`` of the patches ``(M, C)``."""
         if len(patches) <= self.memory_limit:
             return patches
+        # Here, since the import loads all models of anomalib, and text prompts are printed without them.
+        from anomalib.models.components import KCenterGreedy
+
         # half a patch more, as the sampler rounds its product down
         sampler = KCenterGreedy(patches.cpu(), (self.memory_limit + 0.5) / len(patches))
         # one generator, as a number would give every row of the projection the same columns

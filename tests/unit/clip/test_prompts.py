@@ -15,11 +15,17 @@ pytestmark = pytest.mark.open_clip
 
 @pytest.mark.parametrize("class_name", ["object", "metal nut"])
 def test_default_is_that_of_winclip(class_name: str) -> None:
+    """But for the template that anomalib lists twice."""
     normal, abnormal = PromptEnsemble().sentences(class_name)
-    assert (normal, abnormal) == create_prompt_ensemble(class_name)
-    assert (len(normal), len(abnormal)) == (7 * 21, 4 * 21)
+    assert (normal, abnormal) == tuple(list(dict.fromkeys(asked)) for asked in create_prompt_ensemble(class_name))
+    assert (len(normal), len(abnormal)) == (7 * 20, 4 * 20)
     assert normal[0] == f"a cropped photo of the {class_name}."
     assert abnormal[-1] == f"a photo of a {class_name} with damage for anomaly detection."
+
+
+def test_what_is_listed_twice_counts_once() -> None:
+    twice = PromptEnsemble(normal=("{}", "{}"), abnormal=("bent {}",), templates=("a {}.", "the {}!", "a {}."))
+    assert twice == PromptEnsemble(normal=("{}",), abnormal=("bent {}",), templates=("a {}.", "the {}!"))
 
 
 def test_every_state_is_put_into_every_template() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from open_clip.tokenizer import tokenize
+from safetensors.torch import save, save_file
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, text_cache
 from anomalib_clipsam.clip.build import encode_ensemble
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from open_clip import CLIP
 
 
@@ -87,6 +91,49 @@ def test_damaged_file_is_made_anew(clip: CLIP, ensemble: PromptEnsemble, folder:
     file.write_bytes(content)
     assert torch.equal(text_of(clip, ensemble), first)
     assert file.stat().st_size > len(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:, :50],
+        lambda text: text[0],
+        lambda text: text.half(),
+        lambda text: 2 * text,
+        lambda text: text * torch.nan,
+    ],
+)
+def test_what_is_no_text_is_made_anew(
+    clip: CLIP, ensemble: PromptEnsemble, folder: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    first = text_of(clip, ensemble)
+    (file,) = folder.iterdir()
+    save_file({"text": change(first).contiguous()}, file)
+    assert torch.equal(text_of(clip, ensemble), first)
+    assert torch.equal(text_cache.load_text(file.stem, 96), first)
+
+
+def test_text_is_encoded_in_float32_under_autocast(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:
+    """It was encoded in Lightning's precision, and kept as if in float32."""
+    expected = text_of(clip, ensemble)
+    for file in folder.iterdir():
+        file.unlink()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(text_of(clip, ensemble), expected)
+
+
+def test_planted_link_is_not_written_through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # older releases of safetensors write where a link points to, newer ones do not
+    monkeypatch.setattr(text_cache, "save_file", lambda tensors, path: Path(path).write_bytes(save(tensors)))
+    victim, text = tmp_path / "victim", torch.eye(2, 5)
+    victim.write_text("mine")
+    folder.mkdir()
+    for name in (f"key.{os.getpid()}.partial", "key.safetensors"):
+        (folder / name).symlink_to(victim)
+    text_cache.save_text("key", text)
+    assert torch.equal(text_cache.load_text("key", 5), text)
+    assert victim.read_text() == "mine"
+    assert not (folder / "key.safetensors").is_symlink()
 
 
 def test_disk_that_cannot_be_written(clip: CLIP, ensemble: PromptEnsemble, folder: Path) -> None:

@@ -5,14 +5,24 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from anomalib import LearningType
 
-from anomalib_clipsam.compare.run import choose, seen_images, shown_images, spread
+from anomalib_clipsam.compare.run import (
+    Measurement,
+    choose,
+    peak_memory,
+    reset_peak_memory,
+    seen_images,
+    shown_images,
+    spread,
+)
 from anomalib_clipsam.compare.table import TEST_BATCH
 
 
@@ -51,6 +61,52 @@ def test_images_of_each_kind_are_shown_evenly_over_the_files() -> None:
     assert shown_images(dataset(5, 3), 0) == set()
     assert list(spread(["a"], 1)) == ["a"]
     assert list(spread([], 3)) == []
+
+
+def test_memory_of_a_run_on_the_cpu_is_that_of_the_process_where_there_is_a_gpu_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was 0, what was allocated on the GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 5e6 * (device.index or 1))
+    reset_peak_memory()
+    on_cpu = peak_memory(torch.device("cpu"))
+    assert math.isnan(on_cpu) or on_cpu > 50
+    assert peak_memory(torch.device("cuda", 2)) == 10
+
+
+def test_times_wait_for_the_device_that_the_network_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr("torch.accelerator.synchronize", waited.append)
+    measurement = Measurement(dataset(1, 1), 16)
+    for device in ("cpu", "meta"):  # no other device is always there
+        network = torch.nn.Linear(2, 2, device=device).eval()
+        measurement.watch(network)
+        network(torch.rand(3, 2, device=device))
+        network(torch.rand(3, 2, device=device))
+    assert waited == [torch.device("meta")] * 5
+    assert [images for _, images in measurement.seconds] == [3, 3, 3, 3]
+
+
+def test_scores_come_to_the_cpu_before_they_are_doubles() -> None:
+    """MPS has no doubles; neither has this tensor, unless it is on the CPU."""
+
+    class Single(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            if func is torch.Tensor.double:
+                pytest.fail("double() on the device")
+            result = super().__torch_function__(func, types, args, kwargs or {})
+            return result.as_subclass(torch.Tensor) if func is torch.Tensor.cpu else result
+
+    measurement = Measurement(dataset(1, 1), 16)
+    scores = torch.tensor([0.25, 0.5]).as_subclass(Single)
+    paths = ["test/good/00.png", "test/crack/00.png"]
+    measurement.mask = lambda _path: None
+    outputs = SimpleNamespace(anomaly_map=None, pred_score=scores, gt_label=torch.tensor([0, 1]), image_path=paths)
+    measurement.on_test_batch_end(None, None, outputs, None, 0)
+    assert measurement.scores == [0.25, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,9 @@ def test_truncated_file(tmp_path: Path, share: float) -> None:
 
 
 def test_missing_file_is_called_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(
+        FileNotFoundError, match=r"There is no checkpoint .*nothing\.ckpt\. Correct the path, or leave it"
+    ):
         CheckedCheckpointIO(TorchCheckpointIO()).load_checkpoint(tmp_path / "nothing.ckpt")
 
 

@@ -62,6 +62,21 @@ def test_what_is_not_predicted_is_left_empty() -> None:
     assert describe(item) == ("a.png", "", "defective", "", "")
 
 
+def test_each_of_several_processes_adds_its_lines(tmp_path: Path) -> None:
+    """The first begins the file, and the others wait until it has."""
+    path = tmp_path / "scores.csv"
+    first, second = (Mock(is_global_zero=zero) for zero in (True, False))
+    second.strategy.barrier.side_effect = lambda: PredictionTable(path).on_predict_start(first, Mock())
+    for trainer, name in ((second, "b"), (first, "a")):
+        table = PredictionTable(path)
+        if trainer is second:
+            table.on_predict_start(trainer, Mock())
+        item = ImageItem(image=torch.zeros(3, 4, 6), image_path=f"{name}.png", pred_score=torch.tensor(0.5))
+        table.on_predict_batch_end(trainer, Mock(), Mock(), [item], 0)
+    assert path.read_text().splitlines()[1:] == ["b.png,0.5000,,,", "a.png,0.5000,,,"]
+    first.strategy.barrier.assert_called_once_with()
+
+
 @pytest.mark.parametrize("name", ["=1+1.png", "@SUM(1).png", "+1.png", "-1.png"])
 def test_names_of_files_are_no_formulas_of_a_spreadsheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, ImageItem, PredictDataset
+from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.engine import Engine
 from PIL import Image
 
@@ -151,3 +152,41 @@ def test_test_and_predict_write_a_picture_per_image(tmp_path: Path, drawn: np.nd
     pictures = sorted((tmp_path / "out").rglob("*.png"))
     assert pictures
     assert {Image.open(path).size for path in pictures} == {(4 * 64, 2 * 64)}
+
+
+def test_no_picture_overwrites_another(model: ClipSam, drawn: np.ndarray, tmp_path: Path) -> None:
+    """Files that differ in their endings only, and pictures that have no file."""
+    trainer = SimpleNamespace(default_root_dir=tmp_path / "out")
+    (tmp_path / "part").mkdir()
+    paths = [str(tmp_path / "part" / name) for name in ("a.png", "a.jpg", "a.tif")]
+    for path in paths:
+        Image.fromarray(drawn).save(path)
+    images = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255).expand(3, -1, -1, -1)
+    visualizer = PromptVisualizer(field_size=16)
+    visualizer.on_predict_batch_end(trainer, model, None, ImageBatch(images, image_path=paths), 0)
+    for number in (0, 1):
+        visualizer.on_predict_batch_end(trainer, model, None, ImageBatch(images[:2]), number)
+    out = tmp_path / "out" / "images"
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.*")} == {
+        "part/a.png",
+        "part/a.jpg.png",
+        "part/a.tif.png",
+        *(f"picture_0_{number}_{index}.png" for number in (0, 1) for index in (0, 1)),
+    }
+
+
+@pytest.mark.parametrize("references", ["none", "self"])
+def test_its_own_look_is_not_counted(drawn: np.ndarray, references: str) -> None:
+    model = ClipSam(weights="demo", references=references).eval()
+    image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
+    model.model(image)
+    torch_model = model.model
+
+    def counts() -> tuple[int, ...]:
+        judge = torch_model.judge
+        return (torch_model.images_seen, torch_model.images_refined, *(() if judge is None else (judge.judged,)))
+
+    before = counts()
+    draw_item(torch_model, image, ImageItem(image=image[0]), 16)
+    assert counts() == before
+    assert before[0] == 1

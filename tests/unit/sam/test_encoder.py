@@ -3,15 +3,22 @@
 
 """The lean encoder against segment_anything's own, with random weights."""
 
+from __future__ import annotations
+
 import copy
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, Block
+from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.sam import build_sam, encoder
-from anomalib_clipsam.sam.encoder import LeanAttention, LeanBlock, make_lean
+from anomalib_clipsam.sam.encoder import LeanAttention, LeanBlock, make_lean, relative_positions
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import FakeCuda
 
 
 def stock_encoder(window_size: int, *, use_rel_pos: bool = True) -> ImageEncoderViT:
@@ -40,7 +47,7 @@ def stock_encoder(window_size: int, *, use_rel_pos: bool = True) -> ImageEncoder
 def test_features_are_those_of_segment_anything(
     monkeypatch: pytest.MonkeyPatch, window_size: int, use_rel_pos: bool, bias_bytes: int
 ) -> None:
-    monkeypatch.setattr(encoder, "BIAS_BYTES", bias_bytes)
+    monkeypatch.setitem(encoder.BIAS_BYTES, "cpu", bias_bytes)
     stock = stock_encoder(window_size, use_rel_pos=use_rel_pos)
     lean = make_lean(copy.deepcopy(stock))
     images = torch.randn(3, 3, 48, 48)
@@ -99,3 +106,35 @@ def test_gradients_are_those_of_segment_anything() -> None:
         model(images).square().sum().backward()
     for (name, expected), found in zip(stock.named_parameters(), lean.parameters(), strict=True):
         assert torch.allclose(found.grad, expected.grad, rtol=1e-3, atol=1e-4 * expected.grad.abs().max()), name
+
+
+@pytest.mark.parametrize("size", [1, 2, 14, 64])
+def test_relative_positions_are_those_of_segment_anything(size: int) -> None:
+    table = torch.randn(2 * size - 1, 3)
+    assert torch.equal(relative_positions(size, table), get_rel_pos(size, size, table))
+
+
+def test_no_block_waits_for_a_gpu(fake_cuda: FakeCuda) -> None:
+    """An index on the CPU would be copied, twice a block."""
+    with torch.device("cuda"):
+        model, images = build_sam("demo").image_encoder, torch.rand(2, 3, 192, 192)
+    fake_cuda.waits.clear()
+    assert model(images).shape == (2, 128, 24, 24)
+    assert fake_cuda.waits == []
+
+
+@pytest.mark.parametrize(("device", "batch", "calls"), [("cuda", 1, 32), ("cuda", 8, 60), ("cpu", 1, 396)])
+def test_number_of_attention_calls_of_vit_h(
+    monkeypatch: pytest.MonkeyPatch, device: str, batch: int, calls: int
+) -> None:
+    """The bias of one image is one step on a GPU, where each step is a launch, and fits the cache on a CPU."""
+    shapes = []
+    attend = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *given, **named: shapes.append(given) or attend(*given, **named)
+    )
+    if device == "cpu":
+        monkeypatch.setitem(encoder.BIAS_BYTES, "meta", encoder.BIAS_BYTES["cpu"])
+    with torch.device("meta"), torch.no_grad():
+        build_sam("vit_h").image_encoder(torch.empty(batch, 3, 1024, 1024))
+    assert len(shapes) == calls

@@ -19,7 +19,7 @@ from torch import nn
 
 from anomalib_clipsam.clip import build_clip
 from anomalib_clipsam.clip.build import CARRIED_CONFIGS
-from anomalib_clipsam.compute.hashing import hash_file, hash_git_blob
+from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.weights import load, store
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam, read_state_dict

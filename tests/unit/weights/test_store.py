@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_clipsam.compute.hashing import hash_file
+from anomalib_clipsam.compute.file_hashes import hash_file
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, fetch, find, locate
 from anomalib_clipsam.weights.table import Source, WeightFile, find_sam, pair_files
