@@ -1,14 +1,15 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Choose how much the text says beside references, on photographs that may be trained on.
+"""Choose how much the text says beside references, and SAM beside the map, on photographs that may be trained on.
 
 Two kinds of parts, none of which the carried weights were trained on: a photograph, shifted, turned and lit a little
 differently for every picture, half of them with a drawn-in defect; and paper with its real defects. The map of the text
 and that of the reference are joined at several shares, without SAM. The text has learnt from such defects, so the
-smallest share that is nearly as good as the best one is the one to take.
+smallest share that is nearly as good as the best one is the one to take. Then the fusion's weight, with SAM, on the
+parts made of photographs.
 
-    python tools/reference_shares.py --photographs PHOTOGRAPHS
+    python tools/choose_shares.py --photographs PHOTOGRAPHS
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from ablation import Part, read_rgb
+from ablation import Part, defaults_of, encode, measure, read_rgb, segment
 from photo_pairs import HELD_OUT_PAPERS, Photographs, _plain_ground, add_defect
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import nn
@@ -27,10 +28,12 @@ from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.clip.references.features import peak_score
+from anomalib_clipsam.fusion import Fusion
 
 GOOD, TESTED = 4, 12
 """Good parts that are references, and pictures of a photograph that are tested."""
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 KINDS = {"4 good parts": {"k_shot": GOOD}, "batch": {"references": "batch"}}
 
 
@@ -87,21 +90,28 @@ def paper_part(folder: Path) -> Part:
     return Part("paper", images, masks, [read_rgb(path) for path in good[:GOOD]])
 
 
+def prepare(model: ClipSam, images: list[np.ndarray]) -> torch.Tensor:
+    """Give RGB images as the model takes them, ``(B, 3, S, S)`` in [0, 1]."""
+    whole = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255 for image in images)
+    return torch.cat([model.pre_processor(image).clamp(0, 1) for image in whole])
+
+
+def build(part: Part, arguments: dict, *, refine: bool) -> ClipSam:
+    """Build the model for a part, with its good parts where these are asked for."""
+    model = ClipSam(weights="lite", refine=refine, **arguments).eval()
+    model.model.set_class_name(part.name)
+    if model.k_shot:
+        model.set_references(prepare(model, part.good))
+    return model
+
+
 @torch.no_grad()
 def record(part: Part, arguments: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
     """Give text maps ``(B, H, W)``, text scores ``(B,)``, reference maps ``(B, H, W)`` and masks ``(B, H, W)``."""
-    model = ClipSam(weights="lite", refine=False, **arguments).eval()
-    model.model.set_class_name(part.name)
-
-    def prepared(images: list[np.ndarray]) -> torch.Tensor:
-        whole = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in images)
-        return torch.cat([model.pre_processor(image).clamp(0, 1) for image in whole])
-
+    model = build(part, arguments, refine=False)
     judge = model.model.judge
-    if model.k_shot:
-        model.set_references(prepared(part.good))
     recorder = judge.combination = Recorder(judge.combination)
-    model.model.localize(prepared(part.images))  # as one batch
+    model.model.localize(prepare(model, part.images))  # as one batch
     text_map, text_score, reference_map = recorder.seen[-1]
     size = tuple(text_map.shape[:-3:-1])
     masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in part.masks]
@@ -121,6 +131,24 @@ def measure_share(share: float, recorded: tuple) -> tuple[float, float, float]:
     )
 
 
+def measure_weights(parts: list[Part], arguments: dict) -> dict[float, np.ndarray]:
+    """Give mean pixel F1-max and AP of the final map at each of the fusion's weights; 0 is the map alone."""
+    figures = {weight: [] for weight in WEIGHTS}
+    for part in tqdm(parts, leave=False):
+        model = build(part, arguments, refine=True)
+        encoded = encode(model, part.images, part.masks, part.name)
+        segmented = segment(model, encoded, defaults_of(model))
+        for weight, rows in figures.items():
+            found = measure(Fusion("cautious", weight)(encoded.anomaly_map, *segmented), encoded)
+            rows.append((found["F1-max"], found["AP"]))
+    return {weight: np.mean(rows, axis=0) for weight, rows in figures.items()}
+
+
+def write_row(label: float, figures: list[np.ndarray]) -> str:
+    """Write a row of a Markdown table."""
+    return f"| {label} | {' | '.join(' / '.join(f'{value:.3f}' for value in cell) for cell in figures)} |"
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,10 +165,15 @@ def main() -> None:
         for name, parts in sets.items()
         for kind, arguments in KINDS.items()
     }
+    print("Share of the text; F1-max / AP / image AUROC\n")
     print(f"| share | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for share in SHARES:
-        means = (np.mean([measure_share(share, part) for part in parts], axis=0) for parts in columns.values())
-        print(f"| {share} | {' | '.join(' / '.join(f'{value:.3f}' for value in mean) for mean in means)} |")
+        print(write_row(share, [np.mean([measure_share(share, part) for part in c], axis=0) for c in columns.values()]))
+    print("\nWeight of the mask in the cautious fusion; F1-max / AP\n")
+    print("| weight | photographs, text alone | photographs, 4 good parts |\n|---|---|---|", flush=True)
+    columns = [measure_weights(sets["photographs"], arguments) for arguments in ({}, {"k_shot": GOOD})]
+    for weight in WEIGHTS:
+        print(write_row(weight, [column[weight] for column in columns]))
 
 
 if __name__ == "__main__":
