@@ -25,8 +25,10 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,7 @@ from anomalib_clipsam.passes.advice import find_unused, refuse_videos
 from anomalib_clipsam.passes.calibration import SkipCalibration
 from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
 from anomalib_clipsam.passes.good_parts import read_good_parts
-from anomalib_clipsam.passes.kept_predictions import PredictionStore
+from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
 from anomalib_clipsam.passes.whole_pass import WholePass
@@ -76,7 +78,7 @@ from anomalib_clipsam.weights.store import announce
 from anomalib_clipsam.weights.table import DATA_SETS, LEARNED, find_sam, get_weights, learned_for
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from anomalib.data import Batch
     from lightning.pytorch import Callback
@@ -93,6 +95,8 @@ FROZEN = "model."
 """Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
 """Key of the checkpoint's entry about the frozen weights and the text."""
+DECISIVE = ("localizer", "clip_size", "prompts")
+"""Settings without which a checkpoint's thresholds mean nothing; others shift scores, maps or masks a little."""
 SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
 GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
 """What these entries of a checkpoint hold at least, and its types."""
@@ -309,9 +313,9 @@ class ClipSam(AnomalibModule):
         if adapters == "auto":
             adapters = self._learned and self._learned.name
         self._weight_names = {
-            "clip": localizer_class.own_weights or clip_weights or clip_row.name,
-            "adapters": adapters,
-            "sam": sam_weights or sam_row.name,
+            "clip": localizer_class.own_weights or _file_name(clip_weights) or clip_row.name,
+            "adapters": _file_name(adapters),
+            "sam": _file_name(sam_weights) or sam_row.name,
         }
         own_files = (clip_weights or localizer_class.own_weights, sam_weights or not refine, adapters not in LEARNED)
         rows = zip((clip_row, sam_row, self._learned), own_files, strict=True)
@@ -341,12 +345,14 @@ class ClipSam(AnomalibModule):
     to_parts = export.to_parts
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add what skips unreadable pictures and needless calibrations to anomalib's own callbacks.
+        """Add to anomalib's own callbacks.
+
+        Unreadable pictures and needless calibrations are skipped, and nothing is kept of a run's pictures.
 
         Returns:
             Sequence[Callback]: The callbacks.
         """
-        return [*super().configure_callbacks(), PictureCheck(), SkipCalibration()]
+        return [*super().configure_callbacks(), PictureCheck(), SkipCalibration(), RunEnd(self._forget)]
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
@@ -700,18 +706,28 @@ class ClipSam(AnomalibModule):
 
     def _keys(self, batch: Batch) -> list[Hashable] | None:
         """Give a key per image for all that determines its prediction."""
-        return PredictionStore.keys(batch.image_path, batch.image, self.model.settings())
+        return PredictionStore.keys(batch.image_path, batch.image, tuple(self.model.settings().items()))
 
-    def teardown(self, stage: str) -> None:
-        """Forget the validation pass's predictions after the test pass, and a batch after its pass.
-
-        Args:
-            stage (str): The pass that ends.
-        """
-        if stage == "test" and self._validated is not None:
+    def _forget(self) -> None:
+        """Forget the validation pass's predictions, and the pictures of a batch that judged itself."""
+        if self._validated is not None:
             self._validated.clear()
-        if stage in ("test", "predict") and isinstance(self.model.judge, BatchJudge):
+        if isinstance(self.model.judge, BatchJudge):
             self.model.judge.begin(0)
+
+    def without_files(self) -> ClipSam:
+        """Copy the model for an export, sharing the weights: no argument or callback names a file of the user's.
+
+        Returns:
+            ClipSam: The copy.
+        """
+        # A deep copy, since Lightning gives callbacks a method of the model.
+        exported = deepcopy(self, {id(tensor): tensor for tensor in chain(self.parameters(), self.buffers())})
+        for name in ("_hparams", "_hparams_initial"):
+            delattr(exported, name)
+        exported.few_shot_source = exported.visualizer = None
+        vars(exported).update(_read_from=None, _adapters=self._learned and self._learned.name)
+        return exported
 
     @staticmethod
     def val_dataloader() -> list:
@@ -754,11 +770,18 @@ class ClipSam(AnomalibModule):
             "class_name": class_name,
             "activation": localizer.activation,
             "sentences": localizer.ensemble.sentences(class_name),
+            "settings": self._settings(),
             "text": localizer.text_of(class_name),
             "weights": self.frozen_weights(),
             "references": self._references(),
             "good_parts": self._good_parts(),
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """Say what scores, maps and masks depend on, but for weights, text and references, which have entries too."""
+        named = {"class_name", "prompts", "references"}
+        settings = {name: value for name, value in self.model.settings().items() if name not in named}
+        return {"localizer": self._localizer_name, "refine": self.model.sam is not None, **settings}
 
     def _references(self) -> dict[str, Any] | None:
         """Say how pictures are compared: thresholds found in one way mean nothing in another."""
@@ -817,8 +840,8 @@ class ClipSam(AnomalibModule):
             checkpoint (dict[str, Any]): What Lightning has read.
 
         Raises:
-            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights, or if an entry is
-                missing or no such thing.
+            ValueError: If another model made the checkpoint, or ClipSam with other frozen weights, prompts, references,
+                localizer or ``clip_size``; or if an entry is missing or no such thing.
         """
         saved = checkpoint.get(CHECKPOINT_KEY)
         if saved is None:
@@ -848,6 +871,15 @@ class ClipSam(AnomalibModule):
             )
             raise ValueError(msg)
         self._check_references(saved)
+        differ = self._differences(saved)
+        decisive = [name for name in DECISIVE if name in differ]
+        if decisive:
+            msg = (
+                f"The checkpoint was made with {_listed(differ, decisive, 0)}, and this model has "
+                f"{_listed(differ, decisive, 1)}. Its thresholds would be wrong. Give the model the same, or calibrate "
+                "anew without the checkpoint."
+            )
+            raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}
@@ -858,6 +890,27 @@ class ClipSam(AnomalibModule):
         if localizer.ensemble.sentences(saved["class_name"]) == saved["sentences"]:
             localizer.restore_text(saved["class_name"], saved["text"])
         self._choose_class_name()
+        if localizer.uses_class_name and saved["class_name"] != self.model.class_name:
+            differ["class_name"] = (saved["class_name"], self.model.class_name)
+        if differ:
+            logger.warning(
+                "The checkpoint's thresholds were found with %s, and this model has %s. Calibrate anew without the "
+                "checkpoint if labels or masks look wrong.",
+                _listed(differ, differ, 0),
+                _listed(differ, differ, 1),
+            )
+
+    def _differences(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Find what differs from what a checkpoint was made with: its value there, and here."""
+        made_with, own = saved.get("settings", {}), self._settings()
+        both = made_with.keys() & own.keys()  # without SAM there are no settings of its part
+        differ = {name: (made_with[name], own[name]) for name in sorted(both) if made_with[name] != own[name]}
+        localizer = self.model.localizer
+        if localizer.uses_class_name:
+            sentences = (chain(*saved["sentences"]), chain(*localizer.ensemble.sentences(saved["class_name"])))
+            other = next((pair for pair in zip_longest(*sentences) if pair[0] != pair[1]), None)
+            differ |= {} if other is None else {"prompts": other}
+        return differ
 
     def _check_references(self, saved: dict[str, Any]) -> None:
         """Raise if a checkpoint was made with other references."""
@@ -958,6 +1011,15 @@ def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
         mask = batch.gt_mask.unsqueeze(1)  # (B, 1, height, width)
         batch.gt_mask = resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT).squeeze(1)
     return batch.update(**predictions._asdict())
+
+
+def _listed(differ: dict[str, tuple[Any, Any]], names: Iterable[str], side: int) -> str:
+    return " and ".join(f"{name}={differ[name][side]!r}" for name in names)
+
+
+def _file_name(path: str | None) -> str | None:
+    """Name a file without its folders: checkpoints and exports need not tell where a user's files are."""
+    return path and Path(path).name
 
 
 def _choose_localizer(own: str, adapters: str | None, prompts: str | None) -> str:

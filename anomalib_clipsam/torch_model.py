@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from anomalib_clipsam.ppg import PointPromptGenerator, PointPrompts
 
 Answers = TypeVar("Answers")
+OVERSHOOT = 0.5
+"""How far outside [0, 1] values are clamped and not refused: where black and white pixels alternate, a bicubic resize
+takes them out of it by 0.45, with antialiasing by 0.28."""
 
 
 class NotFiniteError(ValueError):
@@ -144,22 +147,30 @@ class ClipSamModel(nn.Module):
         """
         self.class_name = class_name
 
-    def settings(self) -> Hashable:
+    def settings(self) -> dict[str, Hashable]:
         """Give all that predictions depend on besides the image and the weights.
 
         Returns:
-            Hashable: Class name, prompts, sizes, precision, references, and what PPG, CPS and fusion are set to.
+            dict[str, Hashable]: Class name, prompts, sizes, precision, references, and, as ``"ppg.min_score"``, what
+            PPG, CPS and fusion are set to.
         """
-        parts = [part for part in (self.ppg, self.cps, self.fusion) if part is not None]
-        plain = [
-            (name, value)
-            for part in parts
+        parts = {"ppg": self.ppg, "cps": self.cps, "fusion": self.fusion}
+        plain = {
+            f"{group}.{name}": value
+            for group, part in parts.items()
+            if part is not None
             for name, value in vars(part).items()
-            if isinstance(value, str | int | float) and not name.startswith("_")
-        ]
-        localizer, judge = self.localizer, None if self.judge is None else self.judge.settings()
-        sizes = (localizer.image_size, self.map_size)
-        return self.class_name, localizer.ensemble, sizes, self.precision, judge, tuple(plain)
+            if isinstance(value, str | int | float) and not name.startswith("_") and name != "training"
+        }
+        return {
+            "class_name": self.class_name,
+            "prompts": self.localizer.ensemble,
+            "clip_size": self.localizer.image_size,
+            "map_size": self.map_size,
+            "precision": self.precision,
+            "references": None if self.judge is None else self.judge.settings(),
+            **plain,
+        }
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Predict map, mask and score.
@@ -186,7 +197,7 @@ class ClipSamModel(nn.Module):
 
         Raises:
             TypeError: If the images are not a float tensor.
-            ValueError: If the shape is wrong, or the device does not support the precision.
+            ValueError: If the shape or the range of values is wrong, or the device does not support the precision.
             NotFiniteError: If a value of an image, CLIP's map or SAM's features is NaN or infinite. Nothing is checked
                 in a compiled or exported graph.
         """
@@ -335,11 +346,11 @@ def check_images(images: torch.Tensor) -> None:
     """Raise unless the model can take these images. Nothing is checked during an export.
 
     Args:
-        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], or a little outside after a resize.
 
     Raises:
         TypeError: If they are not a float tensor.
-        ValueError: If the shape is wrong.
+        ValueError: If the shape is wrong, or values lie farther outside [0, 1] than :data:`OVERSHOOT`.
         NotFiniteError: If a value is NaN or infinite.
     """
     if torch.compiler.is_compiling():
@@ -352,10 +363,18 @@ def check_images(images: torch.Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
         raise ValueError(msg)
+    if ((images >= -OVERSHOOT) & (images <= 1 + OVERSHOOT)).all():  # a GPU is waited for here, once
+        return
     wrong = not_finite((images,))
     if wrong:
         msg = f"Of the batch's images, those at {wrong} hold NaN or infinite values. {expected}."
         raise NotFiniteError(msg, wrong)
+    low, high = images.amin().item(), images.amax().item()
+    msg = (
+        f"The images hold values from {low:.4g} to {high:.4g}. {expected}: divide 8-bit values by 255, and leave "
+        "`Normalize` out of pre-processor and augmentations, since the model normalises images itself."
+    )
+    raise ValueError(msg)
 
 
 def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:

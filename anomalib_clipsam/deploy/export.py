@@ -72,6 +72,9 @@ class Pipeline(Protocol):
     def learn_good_parts(self) -> None:
         """Look at the good parts that pictures are compared with, where that was not done yet."""
 
+    def without_files(self) -> nn.Module:
+        """Copy the model without what names files of the user's."""
+
     def post_process(self, predictions: InferenceBatch, image_size: Sequence[int]) -> InferenceBatch:
         """Decide about predictions for images that had this height and width."""
 
@@ -115,12 +118,13 @@ def to_torch(pipeline: Pipeline, export_root: Path | str, model_file_name: str =
         model_file_name (str): Name of the file, without its suffix. Defaults to ``"model"``.
 
     Returns:
-        Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :func:`export_metadata`.
+        Path: The file: a dictionary with ``"model"`` and ``"metadata"``, see :func:`export_metadata`. It holds nothing
+        of a user's pictures, nor where the files are that the model was made from.
     """
     _check_name(pipeline)
     pipeline.learn_good_parts()
     path = create_export_root(export_root, ExportType.TORCH) / f"{model_file_name}.pt"
-    torch.save({"model": pipeline, "metadata": export_metadata(pipeline)}, path)
+    torch.save({"model": pipeline.without_files(), "metadata": export_metadata(pipeline)}, path)
     return path
 
 

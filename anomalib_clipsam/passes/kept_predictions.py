@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import InferenceBatch
+from lightning.pytorch import Callback
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
+    from typing import Any
+
+    from lightning import LightningModule, Trainer
 
 LIMIT = 2**30
 """Most bytes that are kept: about 1300 maps and masks of 518 x 518 pixels."""
@@ -105,3 +109,33 @@ class PredictionStore:
         """Forget all predictions."""
         self.used = 0
         self.kept = {}
+
+
+class RunEnd(Callback):
+    """Forget what was kept of a run's pictures when the run ends, also where an error ends it.
+
+    A run is what was asked of anomalib's Engine: its test and predict run validate first, without printing the metrics.
+
+    Args:
+        forget (Callable[[], None]): Forgets it.
+    """
+
+    def __init__(self, forget: Callable[[], None]) -> None:
+        self.forget = forget
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin a run with nothing, where nothing can be of this run."""
+        del trainer, pl_module
+        if stage == "validate":
+            self.forget()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget, unless another pass of the run follows."""
+        del pl_module
+        if stage != "validate" or trainer.validate_loop.verbose:
+            self.forget()
+
+    def on_exception(self, *args: Any) -> None:
+        """Forget."""
+        del args
+        self.forget()

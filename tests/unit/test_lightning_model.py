@@ -8,7 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 import traceback
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_type_hints
@@ -389,6 +391,51 @@ def test_pre_processor_of_ones_own_is_tested_with_masks(
     model = ClipSam("demo", prompts=prompts, pre_processor=pre_processor, visualizer=False, **FAST)
     (metrics,) = quiet_engine(tmp_path).test(model, datamodule=labelled, verbose=False)
     assert 0 <= metrics["pixel_AUROC"] <= 1
+
+
+@pytest.mark.parametrize("run", ["validate", "fit", "test", "train", "predict", "error"])
+def test_nothing_is_kept_of_a_run(
+    prompts: str, labelled: Folder, tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And within a run the test pass still runs no network again."""
+    model = ClipSam("demo", prompts=prompts, refine=False, visualizer=False, references="batch", **FAST)
+    engine, seen = quiet_engine(tmp_path), []
+    model.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    if run == "error":
+        monkeypatch.setattr(model, "test_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.test(model, datamodule=labelled)
+    else:
+        getattr(engine, run)(model, datamodule=labelled)
+    assert sum(seen) == (8 if run == "predict" else 4)
+    assert (model._validated.kept, model._validated.used) == ({}, 0)
+    assert model.model.judge._judged is None
+    assert not model.model.judge._answers
+
+
+@pytest.mark.parametrize("references", [{"references": "batch"}, {"k_shot": 2}])
+def test_export_holds_nothing_of_the_users_files(
+    prompts: str, random_demo: Path, sam: Sam, labelled: Folder, tmp_path: Path, references: dict
+) -> None:
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
+    files = {"prompts": str(tmp_path / "prompts.yaml"), "sam_weights": str(tmp_path / "sam.pth")}
+    if "k_shot" in references:
+        files["few_shot_source"] = str(tmp_path / "parts" / "good")
+    model = ClipSam("demo", **files, **references, **FAST)
+    engine = quiet_engine(tmp_path)
+    engine.test(model, datamodule=labelled, verbose=False)
+    path = engine.export(model, "torch", export_root=tmp_path / "export")
+    with zipfile.ZipFile(path) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"clip_sam" in content or b"ClipSam" in content
+    assert str(tmp_path).encode() not in content
+    assert dict(model.hparams)["prompts"] == files["prompts"]
+    assert model.visualizer is not None
+    exported = torch.load(path, weights_only=False)["model"].eval()
+    image = torch.rand(1, 3, 50, 60)
+    for found, expected in zip(exported(image), model.eval()(image), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_checkpoint_of_another_map_size_is_tested_with_masks(prompts: str, labelled: Folder, tmp_path: Path) -> None:
@@ -832,15 +879,14 @@ def test_text_is_not_encoded_again(model: ClipSam, prompts: str, monkeypatch: py
     asked_about(model, "bolt")
     checkpoint = checkpoint_of(model)
     restored = ClipSam("demo", prompts=prompts, **FAST).eval()
-    other_prompts = ClipSam("demo", **FAST).eval()
-    for loaded in (restored, other_prompts):
-        loaded.on_load_checkpoint(dict(checkpoint))
+    restored.on_load_checkpoint(dict(checkpoint))
     monkeypatch.setattr("anomalib_clipsam.clip.localizers.base.encode_ensemble", lambda *_: 1 / 0)
     image = torch.rand(1, 3, 40, 40)
     restored(image)
     assert torch.equal(restored.model.localizer.text, checkpoint["clip_sam"]["text"])
-    with pytest.raises(ZeroDivisionError):  # another ensemble has other embeddings
-        other_prompts(image)
+    restored.model.set_class_name("nut")
+    with pytest.raises(ZeroDivisionError):  # another name has other embeddings
+        restored(image)
 
 
 @pytest.mark.parametrize("part", ["localizer", "sam"])
@@ -861,7 +907,7 @@ def test_other_frozen_weights_are_refused(model: ClipSam, prompts: str, part: st
 def test_same_weights_from_another_file(model: ClipSam, prompts: str, sam: Sam, tmp_path: Path) -> None:
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     other = ClipSam("demo", prompts=prompts, sam_weights=str(tmp_path / "sam.pth"), **FAST)
-    assert other.frozen_weights()["sam"]["name"] == str(tmp_path / "sam.pth")
+    assert other.frozen_weights()["sam"]["name"] == "sam.pth"
     other.on_load_checkpoint(checkpoint_of(model))
 
 
@@ -870,6 +916,47 @@ def test_checkpoint_without_sam_fits_a_model_with_it(model: ClipSam, prompts: st
     assert plain.frozen_weights().keys() == {"localizer"}
     model.on_load_checkpoint(checkpoint_of(plain))
     plain.on_load_checkpoint(checkpoint_of(model))
+
+
+@pytest.mark.parametrize(
+    ("made_with", "own", "sentence"),
+    [
+        (
+            {"localizer": "musc", "clip_size": 64},
+            {"localizer": "dense", "clip_size": 32},
+            "made with localizer='musc' and clip_size=64, and this model has localizer='dense' and clip_size=32",
+        ),
+        ({"clip_size": 64}, {"clip_size": 32}, "made with clip_size=64, and this model has clip_size=32"),
+        (
+            {"prompts": None},
+            {},
+            "made with prompts='a cropped photo of the object.', and this model has prompts='a photo of a object.'",
+        ),
+    ],
+)
+def test_checkpoint_of_other_settings_is_refused(prompts: str, made_with: dict, own: dict, sentence: str) -> None:
+    arguments = {"prompts": prompts, "refine": False, **FAST}
+    checkpoint = checkpoint_of(ClipSam("demo", **arguments | made_with))
+    ClipSam("demo", **arguments | made_with).on_load_checkpoint(dict(checkpoint))
+    with pytest.raises(ValueError, match=re.escape(f"{sentence}. Its thresholds would be wrong. Give the model the")):
+        ClipSam("demo", **arguments | own).on_load_checkpoint(dict(checkpoint))
+
+
+def test_lesser_differences_from_a_checkpoint_are_named_in_one_warning(
+    prompts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {"prompts": prompts, "fusion": {"weight": 0.5}, **FAST}
+    checkpoint = checkpoint_of(ClipSam("demo", class_name="bolt", **arguments))
+    ClipSam("demo", **arguments).on_load_checkpoint(dict(checkpoint))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    other = {"class_name": "nut", "map_size": 50, "fusion": {"weight": 0.25}, "precision": "bf16"}
+    ClipSam("demo", **arguments | other).on_load_checkpoint(dict(checkpoint))
+    (message,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert message == (
+        "The checkpoint's thresholds were found with fusion.weight=0.5 and map_size=40 and precision='float32' and "
+        "class_name='bolt', and this model has fusion.weight=0.25 and map_size=50 and precision='bf16' and "
+        "class_name='nut'. Calibrate anew without the checkpoint if labels or masks look wrong."
+    )
 
 
 def test_checkpoint_cannot_bring_frozen_weights(model: ClipSam, prompts: str) -> None:
@@ -1090,15 +1177,19 @@ def test_a_model_without_good_parts_says_how_to_give_some(prompts: str) -> None:
         compared(prompts, k_shot=2)(torch.rand(1, 3, 50, 70))
 
 
+def settings_of(model: ClipSam) -> tuple:
+    return tuple(model.model.settings().items())
+
+
 def test_settings_know_the_references(prompts: str) -> None:
     """What a test pass reuses of a validation pass depends on them."""
-    found = [compared(prompts, references=kind).model.settings() for kind in ("none", "self", "batch")]
+    found = [settings_of(compared(prompts, references=kind)) for kind in ("none", "self", "batch")]
     for seed in (0, 1):
         model = compared(prompts, k_shot=1)
         model.set_references(torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(seed)))
-        found.append(model.model.settings())
+        found.append(settings_of(model))
     assert len(set(found)) == 5
-    assert compared(prompts, references="self").model.settings() == found[1]
+    assert settings_of(compared(prompts, references="self")) == found[1]
 
 
 def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> None:

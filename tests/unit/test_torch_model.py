@@ -322,8 +322,9 @@ def test_overflow_in_sam_is_no_verdict(build: Build, sam: Sam, value: float) -> 
 
 
 def test_values_outside_an_image_are_clamped(build: Build) -> None:
+    """As a bicubic resize makes them."""
     model, image = build(), picture()
-    wide = torch.where(image > 0.7, image + 3, torch.where(image < 0.1, image - 2, image))
+    wide = torch.where(image > 0.7, image + 0.4, torch.where(image < 0.1, image - 0.4, image))
     equal(model.stages(wide), model.stages(wide.clamp(0, 1)), slice(None), 0)
 
 
@@ -520,3 +521,24 @@ def test_values_that_are_not_finite(value: float) -> None:
     images[1, 2, 3, 4] = value
     with pytest.raises(ValueError, match=r"those at \[1\] hold NaN or infinite values"):
         check_images(images)
+
+
+def test_values_of_other_ranges_are_refused() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    cause = "divide 8-bit values by 255, and leave `Normalize` out of pre-processor and augmentations"
+    for wrong, low, high in ((images * 255, "0", "255"), (images * 4 - 2, "-2", "2"), (images - 0.6, "-0.6", "0.4")):
+        with pytest.raises(ValueError, match=rf"The images hold values from {low} to {high}\. .*{cause}"):
+            check_images(wrong)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_values_that_a_resize_makes_are_taken(antialias: bool) -> None:
+    """Among all images of 5 x 5 black and white pixels, those go farthest that are the sign of a weight."""
+    sign = torch.tensor([-1.0, 1.0, 1.0, -1.0]).repeat(1, 2)[:, :5]
+    worst = (sign.T @ sign > 0).float().expand(1, 3, 5, 5)
+    for image in (worst, 1 - worst):
+        large = F.interpolate(image, (70, 90), mode="bicubic", antialias=antialias, align_corners=False)
+        assert large.amin() < -0.27
+        assert large.amax() > 1.27
+        check_images(large)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_clipsam.passes.kept_predictions import PredictionStore
+from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeCuda
@@ -91,3 +93,29 @@ def test_memory_is_bounded(paths: list[str]) -> None:
             store.put(keys, predicted())
         assert (len(store.kept), store.used) == (kept, kept * size)
         assert (store.get(keys, CPU) is None) == (kept < 2)
+
+
+@pytest.mark.parametrize(
+    ("stage", "printed", "forgets"),
+    [
+        ("validate", True, True),  # asked for by itself, or by `fit`
+        ("validate", False, False),  # before a test or a predict pass
+        ("test", True, True),
+        ("predict", True, True),
+    ],
+)
+def test_a_run_ends_with_its_last_pass(stage: str, printed: bool, forgets: bool) -> None:
+    forget = Mock()
+    trainer = SimpleNamespace(validate_loop=SimpleNamespace(verbose=printed))
+    end = RunEnd(forget)
+    end.setup(trainer, None, stage)
+    assert forget.called == (stage == "validate")
+    forget.reset_mock()
+    end.teardown(trainer, None, stage)
+    assert forget.called == forgets
+
+
+def test_an_error_ends_a_run() -> None:
+    forget = Mock()
+    RunEnd(forget).on_exception(None, None, KeyboardInterrupt())
+    forget.assert_called_once_with()
