@@ -17,8 +17,6 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from rich.logging import RichHandler
-
 from anomalib_clipsam.messages import printable
 
 if TYPE_CHECKING:
@@ -128,6 +126,8 @@ class PrintedOnce(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell rich's handler to leave our records to the plain one."""
+        from rich.logging import RichHandler  # here, since `anomalib-clipsam --help` needs none of it
+
         del record
         handlers = logging.getLogger().handlers
         if any(type(handler) is logging.StreamHandler for handler in handlers):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.visualization import Visualizer
 from PIL import Image
 
-from anomalib_clipsam.results.visualizer import TRUTH, draw_item, fit, heat, outline
+from anomalib_clipsam.results.visualizer import TRUTH, draw_item, fit, heat, outline, own_name
 from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class ReportPictures(Visualizer):
                 drawn["mask"] = outline(picture, item.pred_mask.squeeze(), TRUTH)
             stages = {}
             if isinstance(pl_module.model, ClipSamModel):
-                stages = draw_item(pl_module.model, batch.image[index : index + 1], item, SIZE)
+                name = own_name(pl_module, item)
+                stages = draw_item(pl_module.model, batch.image[index : index + 1], item, SIZE, name)
             self.entries.append(
                 {
                     "path": path,

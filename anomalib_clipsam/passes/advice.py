@@ -76,8 +76,8 @@ def find_overwritten(paths: Sequence[str | Path], datamodule: Any) -> str | None
         return None
     path, result = lost[0]
     return (
-        f"{len(lost)} pictures of the results will overwrite others: anomalib calls both {printable(named[result])} "
-        f"and {printable(path)} {printable(result)}. Rename such folders, or take them one by one."
+        f"{len(lost)} of {len(paths)} pictures of the results will overwrite others: {printable(named[result])} and "
+        f"{printable(path)} both become {printable(result)}. Rename such folders, or take them one by one."
     )
 
 

@@ -84,7 +84,8 @@ class PromptVisualizer(Visualizer):
         folder = self.output_dir or Path(trainer.default_root_dir) / "images"
         data = getattr(trainer, "datamodule", None)
         for index, item in enumerate(batch):
-            panels = draw_item(pl_module.model, batch.image[index : index + 1], item, self.field_size)
+            name = own_name(pl_module, item)
+            panels = draw_item(pl_module.model, batch.image[index : index + 1], item, self.field_size, name)
             titled = [add_text_to_image(panel, title, size=14, position=(6, 6)) for title, panel in panels.items()]
             path = generate_output_filename(
                 input_path=item.image_path or f"picture_{dataloader_idx}_{batch_idx}_{index}.png",
@@ -101,8 +102,8 @@ class PromptVisualizer(Visualizer):
 
 @contextmanager
 def _uncounted(model: ClipSamModel) -> Iterator[None]:
-    """Let a model look at images once more without counting them again."""
-    counters = [(model, "images_seen"), (model, "images_refined")]
+    """Let a model look at images once more without counting them again, and ask about what it likes."""
+    counters = [(model, "images_seen"), (model, "images_refined"), (model, "class_name")]
     if model.judge is not None:
         counters += [(model.judge, "judged"), (model.judge, "unlike")]
     before = [getattr(owner, name) for owner, name in counters]
@@ -111,7 +112,22 @@ def _uncounted(model: ClipSamModel) -> Iterator[None]:
         setattr(owner, name, value)
 
 
-def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size: int) -> dict[str, Image.Image]:
+def own_name(pl_module: LightningModule, item: ImageItem) -> str | None:
+    """Give the name by which the text prompts ask about an image.
+
+    Args:
+        pl_module (LightningModule): The model of the pass.
+        item (ImageItem): The image's file.
+
+    Returns:
+        str | None: The name; ``None`` if the model does not tell.
+    """
+    return pl_module.name_of(item.image_path) if hasattr(pl_module, "name_of") else None
+
+
+def draw_item(
+    model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size: int, class_name: str | None = None
+) -> dict[str, Image.Image]:
     """Draw the stages of one image.
 
     Args:
@@ -119,6 +135,7 @@ def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size
         image (torch.Tensor): What the model sees, ``(1, 3, height, width)`` in [0, 1].
         item (ImageItem): The image's file, true mask and post-processed prediction, where there are any.
         size (int): Longer side of each panel, in pixels.
+        class_name (str | None): Name by which the text prompts ask about it. Defaults to ``None``, the model's.
 
     Returns:
         dict[str, Image.Image]: Title -> panel, in the order of the method, all of one size.
@@ -135,6 +152,7 @@ def draw_item(model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size
     picture = Image.open(item.image_path).convert("RGB") if item.image_path else to_pil_image(image[0].clamp(0, 1))
     picture = fit(picture, size)
     with _uncounted(model):
+        model.set_class_name(class_name or model.class_name)
         stages = model.stages(image)
         text_map = stages.anomaly_map if model.judge is None else model.look(image)[0]
     panels = {"Image": picture}

@@ -90,6 +90,24 @@ def test_train_calibrates_and_says_that_it_trains_nothing(
     assert set(metrics_of(cli)) == METRICS
 
 
+def test_nothing_is_calibrated_without_validation_pictures_or_where_thresholds_are_set_by_hand(
+    anomalib: Callable, folder_arguments: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first ended in an error of the data module's."""
+    arguments = [*DEMO, "--model.refine=false", *folder_arguments]
+    for chosen, thresholds, reason in (
+        (["--data.val_split_mode=none"], (0.5, 0.5), "has no validation pictures"),
+        (["--model.image_threshold=0.25", "--model.pixel_threshold=0.75"], (0.25, 0.75), "are set by hand"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
+            cli = anomalib("test", *arguments, *chosen)
+        post_processor = cli.model.post_processor
+        assert (post_processor.image_threshold.item(), post_processor.pixel_threshold.item()) == thresholds
+        assert reason in caplog.text
+        assert set(metrics_of(cli)) == METRICS
+
+
 def test_checkpoint_is_small_and_predicts_the_same(
     anomalib: Callable, folder_arguments: list[str], parts: Path, tmp_path: Path
 ) -> None:

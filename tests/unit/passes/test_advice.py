@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from anomalib.data import Folder, PredictDataset, UCSDped
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -18,9 +20,9 @@ from anomalib_clipsam.passes.advice import find_overwritten, find_results_inside
 from anomalib_clipsam.passes.pictures import PictureCheck
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning import LightningDataModule
+
+CONFIG = Path(__file__).parents[3] / "configs" / "folder.yaml"
 
 
 def pictures(folder: Path, number: int) -> Path:
@@ -58,13 +60,23 @@ def test_good_pictures_that_are_kept_for_a_training(tmp_path: Path) -> None:
     assert find_unused(None) is None
 
 
+def test_ready_configuration_tests_all_pictures(tmp_path: Path) -> None:
+    pictures(tmp_path / "good", 10)
+    pictures(tmp_path / "defect", 3)
+    arguments = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["data"]["init_args"]
+    data = Folder(**arguments | {"root": tmp_path})
+    data.setup()
+    assert (len(data.test_data), len(data.val_data)) == (13, 13)
+    assert find_unused(data) is None
+
+
 def test_results_that_overwrite_others(tmp_path: Path) -> None:
     apart = [tmp_path / "a" / "0.png", tmp_path / "b" / "0.png", tmp_path / "a" / "1.png"]
     assert find_overwritten(apart, None) is None
     same = [tmp_path / line / "today" / "0.png" for line in ("a", "b", "c")]
     said = find_overwritten(same, None)
     assert said.startswith(
-        f"2 pictures of the results will overwrite others: anomalib calls both {same[0]} and {same[1]} "
+        f"2 of 3 pictures of the results will overwrite others: {same[0]} and {same[1]} both become "
     )
     known = SimpleNamespace(name=tmp_path.name, category=None)  # below the data set's folder all folders count
     assert find_overwritten(same, known) is None

@@ -18,7 +18,7 @@ from PIL import Image
 
 from anomalib_clipsam import ClipSam, PromptVisualizer
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, heat, mark
+from anomalib_clipsam.results.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, heat, mark, own_name
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,23 @@ def test_without_refinement_there_are_map_and_result(drawn: np.ndarray) -> None:
     score = model.model.stages(image).score.item()
     assert list(panels) == ["Image", "CLIP map", f"Result: {score:.2f}"]
     assert panels["Image"].size == (64, 64)
+
+
+def test_an_image_is_drawn_as_it_was_asked_about(drawn: np.ndarray) -> None:
+    """With ``class_name="folder"``, by its own name."""
+    model = ClipSam(weights="demo", class_name="folder", references="none", refine=False).eval()
+    image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
+    item = ImageItem(image=image[0], image_path="/data/leather/0.png")
+    assert own_name(model, item) == "leather"
+    assert own_name(torch.nn.Linear(1, 1), item) is None
+    item = ImageItem(image=image[0])
+    panels = draw_item(model.model, image, item, 64, "leather")
+    assert model.model.class_name == "object"
+    with model.asking_about("leather"):
+        expected = draw_item(model.model, image, item, 64)
+    other = draw_item(model.model, image, item, 64)
+    assert np.array_equal(np.asarray(panels["CLIP map"]), np.asarray(expected["CLIP map"]))
+    assert not np.array_equal(np.asarray(panels["CLIP map"]), np.asarray(other["CLIP map"]))
 
 
 def test_references_have_a_panel_beside_the_text_s(drawn: np.ndarray) -> None:
