@@ -44,13 +44,13 @@ class Fusion(nn.Module):
 
     Args:
         mode (str): One of the four. Defaults to ``"cautious"``.
-        weight (float): w, the mask's share in the first two, in [0, 1]. Defaults to ``0.4``.
+        weight (float): w, the mask's share in the first two, in [0, 1]. Defaults to ``0.3``.
 
     Raises:
         ValueError: If the mode is unknown or the weight is outside [0, 1].
     """
 
-    def __init__(self, mode: str = "cautious", weight: float = 0.4) -> None:
+    def __init__(self, mode: str = "cautious", weight: float = 0.3) -> None:
         super().__init__()
         if mode not in FUSIONS:
             msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."

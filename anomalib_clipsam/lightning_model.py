@@ -352,7 +352,8 @@ class ClipSam(AnomalibModule):
         Returns:
             Sequence[Callback]: The callbacks.
         """
-        return [*super().configure_callbacks(), PictureCheck(), SkipCalibration(), RunEnd(self._forget)]
+        # The first says whether the second has validation pictures to look at.
+        return [*super().configure_callbacks(), SkipCalibration(), PictureCheck(), RunEnd(self._forget)]
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.

@@ -46,7 +46,7 @@ def find_unused(datamodule: Any) -> str | None:
     """
     if getattr(datamodule, "normal_test_dir", "") is not None:
         return None
-    kept = len(datamodule.train_data)
+    kept = len(getattr(datamodule, "train_data", ()))
     return (
         f"{kept} good pictures are kept for a training, and ClipSam needs none. To test on all, give "
         "--data.normal_test_dir the value of --data.normal_dir, and --data.val_split_mode same_as_test."
@@ -76,8 +76,8 @@ def find_overwritten(paths: Sequence[str | Path], datamodule: Any) -> str | None
         return None
     path, result = lost[0]
     return (
-        f"{len(lost)} pictures of the results will overwrite others: anomalib calls both {printable(named[result])} "
-        f"and {printable(path)} {printable(result)}. Rename such folders, or take them one by one."
+        f"{len(lost)} of {len(paths)} pictures of the results will overwrite others: {printable(named[result])} and "
+        f"{printable(path)} both become {printable(result)}. Rename such folders, or take them one by one."
     )
 
 

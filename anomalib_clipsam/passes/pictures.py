@@ -5,7 +5,7 @@
 
 anomalib's data sets read a picture when its batch is made, perhaps in a worker process, and one damaged file ends the
 pass. So every file is read once before the pass begins. That takes little time beside SAM's encoder, and batches are
-the same as if the damaged files were not there.
+the same as if the damaged files were not there. A file that is damaged or gone only later is left out of its batch.
 
 A file may come from a stranger: only the formats that anomalib lists are opened, whatever a file is called, pictures of
 too many pixels are not decoded, and those of many are decoded one after the other.
@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomalib import TaskType
 from anomalib.data import PredictDataset
@@ -25,19 +26,21 @@ from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName
 from lightning.pytorch import Callback, LightningDataModule
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.advice import find_overwritten, find_results_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lightning import LightningModule, Trainer
 
 logger = logging.getLogger(__name__)
 
-SUBSETS = {"validate": "val_data", "test": "test_data", "predict": "test_data"}
-"""The pass, by Lightning's name -> the subset of anomalib's data modules that it reads."""
+STAGES = ("validate", "test", "predict")
+"""Passes that score pictures, by Lightning's names."""
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """PIL's names of the formats whose endings anomalib lists. PIL knows more, and starts Ghostscript for one of them."""
 THREADS = 8
@@ -56,28 +59,35 @@ class PictureCheck(Callback):
     """
 
     def __init__(self) -> None:
+        self.skipped: list[tuple[int, dict[str, str]]] = []  # of each data set: pictures, and file -> fault
         self.notes: list[str] = []  # logged after the pass, below its table of metrics
-        self.whole: list[tuple[Any, str, Any]] = []  # data set, its attribute, and the old value
+        self.undo: list[Callable[[], None]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look through the data sets of the pass.
 
         Args:
             trainer (Trainer): Trainer that is about to run the pass.
-            pl_module (LightningModule): The model, for where its visualizer writes.
+            pl_module (LightningModule): The model.
             stage (str): ``"validate"``, ``"test"`` or ``"predict"``.
 
         Raises:
-            ValueError: If a data set has no picture that can be scored.
+            ValueError: If a data set has no picture that can be scored, or if images are normalised before the model.
         """
         visualizer = getattr(pl_module, "visualizer", None) if stage in ("test", "predict") else None
-        for dataset in _datasets(trainer, stage):
+        check_transform(getattr(getattr(pl_module, "pre_processor", None), "transform", None), "The pre-processor")
+        for loader in _loaders(trainer, stage):
+            dataset = getattr(loader, "dataset", None)
+            whole = _whole(dataset)
+            for name in ("augmentations", "transform"):
+                check_transform(getattr(whole, name, None), "The data set")
             self.leave_out(dataset)
+            self.pass_over(loader)
             if visualizer is not None and trainer.is_global_zero:
                 results = getattr(visualizer, "output_dir", None) or Path(trainer.default_root_dir) / "images"
                 paths = [path for path, _ in list_files(dataset)]
                 found = [find_overwritten(paths, getattr(trainer, "datamodule", None))]
-                if isinstance(dataset, PredictDataset):
+                if isinstance(whole, PredictDataset):
                     found.append(find_results_inside(paths, results))
                 for warning in filter(None, found):
                     logger.warning(warning)
@@ -102,33 +112,58 @@ class PictureCheck(Callback):
         # one thread for all large ones: what a thread has freed, C's allocator may keep for that thread
         with ThreadPoolExecutor(1) as alone, ThreadPoolExecutor(THREADS) as pool:
             found = list(pool.map(lambda file: find_fault(*file, alone), files))
-        faults = [f"{printable(path)} {fault}" for (path, _), fault in zip(files, found, strict=True) if fault]
+        faults = {str(path): fault for (path, _), fault in zip(files, found, strict=True) if fault}
+        self.skipped.append((len(files), faults))
         if not faults:
             return
-        if len(faults) == len(files):
-            more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        kept = [index for index, fault in enumerate(found) if not fault]
+        if not kept:
+            more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
             msg = (
-                f"No picture of {len(files)} can be scored: {'; '.join(faults[:NAMED])}{more}. "
+                f"No picture of {len(files)} can be scored: {'; '.join(_lines(faults)[:NAMED])}{more}. "
                 "Fix these files or give others."
             )
             raise ValueError(msg)
-        kept = [index for index, fault in enumerate(found) if not fault]
-        if isinstance(dataset, PredictDataset):
-            self.whole.append((dataset, "image_filenames", dataset.image_filenames))
-            dataset.image_filenames = [dataset.image_filenames[index] for index in kept]
-        else:
-            self.whole.append((dataset, "samples", dataset.samples))
+        # not by its attributes' names: anomalib's refuses samples whose files have vanished by then
+        self.undo.append(partial(vars(dataset).update, dict(vars(dataset))))
+        name = {PredictDataset: "image_filenames", Subset: "indices"}.get(_reader(dataset))
+        if name is None:
             dataset.subsample(kept, inplace=True)
-        listed = "\n".join(faults)
-        self.notes.append(
-            f"{len(faults)} of {len(files)} pictures were skipped. Fix these files to have them scored:\n{listed}"
-        )
+        else:
+            setattr(dataset, name, [getattr(dataset, name)[index] for index in kept])
+
+    def pass_over(self, loader: Any) -> None:
+        """Let a data loader pass over pictures that cannot be read any more when their turn comes.
+
+        Args:
+            loader (Any): The loader, after :meth:`leave_out` of its data set. Those of a class of their own are left
+                alone, and those whose workers outlive the pass.
+        """
+        dataset = getattr(loader, "dataset", None)
+        files = list_files(dataset)
+        if not files or type(loader) is not DataLoader or loader.batch_sampler is None or loader.persistent_workers:
+            return
+        self.undo += [
+            partial(setattr, loader, "collate_fn", loader.collate_fn),
+            partial(setattr, loader, "__class__", DataLoader),
+        ]
+        loader.collate_fn = _Collate(loader.collate_fn, self.skipped[-1][1])
+        loader.__class__ = PictureLoader
+        if "__getitems__" not in vars(dataset):  # torch's hook to read the items of a batch
+            self.undo.append(partial(delattr, dataset, "__getitems__"))
+            dataset.__getitems__ = _Reader(dataset, files)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """List what was skipped, and restore the data sets."""
         del pl_module, stage
         if trainer.is_global_zero:
-            for note in self.notes:
+            skipped = [
+                f"{len(faults)} of {count} pictures were skipped. Fix these files to have them scored:\n"
+                + "\n".join(_lines(faults))
+                for count, faults in self.skipped
+                if faults
+            ]
+            for note in skipped + self.notes:
                 logger.warning(note)
         self.restore()
 
@@ -139,9 +174,66 @@ class PictureCheck(Callback):
 
     def restore(self) -> None:
         """Restore the data sets, and forget what was skipped."""
-        for dataset, name, value in self.whole:
-            setattr(dataset, name, value)
-        self.notes, self.whole = [], []
+        for step in reversed(self.undo):
+            step()
+        self.skipped, self.notes, self.undo = [], [], []
+
+
+class _Fault(NamedTuple):
+    """What stands in the place of an item whose file cannot be read."""
+
+    path: str
+    fault: str
+
+
+class _Read(NamedTuple):
+    """What could be read of a batch: ``None`` for nothing; and file -> fault of the rest."""
+
+    batch: Any
+    faults: dict[str, str]
+
+
+class _Reader:
+    """Reads items of a data set one by one. Of a class, so that worker processes can be given it."""
+
+    def __init__(self, dataset: Any, files: list[tuple[str | Path, str | Path | None]]) -> None:
+        self.dataset = dataset
+        self.files = files
+
+    def __call__(self, indices: list[int]) -> list[Any]:
+        return [self._read(index) for index in indices]
+
+    def _read(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception:
+            fault = find_fault(*self.files[index])
+            if fault is None:
+                raise
+            return _Fault(str(self.files[index][0]), fault)
+
+
+class _Collate:
+    """Makes a batch of the items that could be read."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any], faults: dict[str, str]) -> None:
+        self.collate = collate
+        self.faults = faults
+
+    def __call__(self, items: list[Any]) -> _Read:
+        kept = [item for item in items if not isinstance(item, _Fault)]
+        return _Read(self.collate(kept) if kept else None, dict(item for item in items if isinstance(item, _Fault)))
+
+
+class PictureLoader(DataLoader):
+    """A data loader that passes over pictures which cannot be read any more: moved, or being written to."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give batches of what can be read; one of which nothing can be read is left out."""
+        for batch, faults in super().__iter__():
+            self.collate_fn.faults.update(faults)
+            if batch is not None:
+                yield batch
 
 
 def find_fault(
@@ -169,16 +261,44 @@ def find_fault(
     return None
 
 
-def _datasets(trainer: Trainer, stage: str) -> Iterator[Any]:
-    for name, subset in SUBSETS.items():
-        if stage == name:
-            # Lightning makes its data loaders later, and by then their workers have copies of the data sets.
-            source = getattr(trainer, f"{name}_loop")._data_source.instance  # noqa: SLF001
-            if isinstance(source, LightningDataModule):
-                yield getattr(source, subset, None)
-            else:
-                for loader in source if isinstance(source, list | tuple) else [source]:
-                    yield getattr(loader, "dataset", None)
+def _lines(faults: dict[str, str]) -> list[str]:
+    return [f"{printable(path)} {fault}" for path, fault in faults.items()]
+
+
+def check_transform(transform: Any, where: str) -> None:
+    """Raise if a transform normalises images. Their values do not always tell: those of a grey part stay near 0.
+
+    Args:
+        transform (Any): A transform, or ``None``.
+        where (str): What has it, for the message.
+
+    Raises:
+        ValueError: If it takes images of [0, 1] out of this range.
+    """
+    for part in getattr(transform, "transforms", ()):  # of a Compose and its like
+        check_transform(part, where)
+    if isinstance(transform, Normalize):
+        ends = [(end - mean) / std for mean, std in zip(transform.mean, transform.std, strict=True) for end in (0, 1)]
+        if min(ends) < 0 or max(ends) > 1:
+            msg = (
+                f"{where} normalises images to values from {min(ends):.3g} to {max(ends):.3g}, but the model takes "
+                "them in [0, 1] and normalises them itself. Leave `Normalize` out."
+            )
+            raise ValueError(msg)
+
+
+def _loaders(trainer: Trainer, stage: str) -> list[Any]:
+    """Give the data loaders of a pass. A data module's are made now, and Lightning is given these."""
+    if stage not in STAGES:
+        return []
+    name = STAGES[STAGES.index(stage)]  # Lightning's is an enumeration, of texts that format otherwise
+    source = getattr(trainer, f"{name}_loop")._data_source  # noqa: SLF001  # Lightning takes them from there later
+    made = isinstance(source.instance, LightningDataModule)
+    given = getattr(source.instance, source.name)() if made else source.instance
+    loaders = list(given) if isinstance(given, list | tuple) else [given]
+    if made and all(type(loader) is DataLoader for loader in loaders):  # Lightning makes others in a way of its own
+        source.instance = given
+    return loaders
 
 
 def list_files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
@@ -193,6 +313,9 @@ def list_files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
     reader = _reader(dataset)
     if reader is None:
         return []
+    if reader is Subset:
+        files = list_files(dataset.dataset)
+        return [files[index] for index in dataset.indices] if files else []
     if reader is PredictDataset:
         return [(path, None) for path in dataset.image_filenames]
     masked = dataset.task == TaskType.SEGMENTATION
@@ -202,10 +325,15 @@ def list_files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
     ]
 
 
+def _whole(dataset: Any) -> Any:
+    """Give the data set that a subset is of."""
+    return _whole(dataset.dataset) if isinstance(dataset, Subset) else dataset
+
+
 def _reader(dataset: Any) -> type | None:
-    """Give anomalib's class whose code reads the items; ``None`` for other code."""
+    """Give anomalib's or torch's class whose code reads the items; ``None`` for other code."""
     read = getattr(type(dataset), "__getitem__", None)
-    return next((reader for reader in (PredictDataset, AnomalibDataset) if read is reader.__getitem__), None)
+    return next((reader for reader in (PredictDataset, AnomalibDataset, Subset) if read is reader.__getitem__), None)
 
 
 def _read(path: str | Path, mode: str, alone: ThreadPoolExecutor | None) -> tuple[tuple[int, int] | None, str | None]:

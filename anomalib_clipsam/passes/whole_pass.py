@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from anomalib_clipsam.passes.pictures import list_files
+from anomalib_clipsam.passes.pictures import PictureLoader, list_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,8 @@ class WholePass:
     def __iter__(self) -> Iterator[Batch]:
         """Read the batches."""
         for loader, order in self.parts:
-            yield from DataLoader(
+            kind = PictureLoader if isinstance(loader, PictureLoader) else DataLoader
+            yield from kind(
                 loader.dataset,
                 batch_size=loader.batch_size or 1,
                 sampler=order,
@@ -77,5 +78,8 @@ class WholePass:
 
 
 def _state(path: str | Path) -> tuple[str, int, int]:
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except OSError:  # it has vanished since the pass began
+        return str(path), 0, 0
     return str(path), status.st_size, status.st_mtime_ns

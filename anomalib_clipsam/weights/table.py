@@ -243,7 +243,7 @@ WEIGHTS: dict[str, WeightPair] = {
     ),
     "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "lite": WeightPair(
-        _carried("CLIP", 320, 11_978_690, "d9a02f5803954f56cca5c330a851ba5501d8782007dd2252f0cad60752c3918f"),
+        _carried("CLIP", 320, 11_978_690, "c5ecc60a7a190fd79168f71bbe715dfe566a94e960dfd874e96bbc722f6c47ad"),
         _carried("SAM", 256, 7_849_976, "efeec94314ff2adc74f0cbfc1bdc6e8a4dc8347b9973c368d94693ae75efa169"),
         map_size=256,
         localizer="pyramid",
@@ -293,8 +293,8 @@ _LEARNED = (
     _carried(
         "adapters",
         320,
-        1_185_696,
-        "6607f013d2a271392d29cb16e3c7980f4f266c91df8471d872ca639a94588e95",
+        2_639_632,
+        "779b35cabc90d4731f42e8d51c27ddd9e7971d36ec76a7302aa30e6d3f8e155b",
         localizer="pyramid",
     ),
     _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),

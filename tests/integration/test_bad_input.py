@@ -542,8 +542,23 @@ def test_class_name_too_long(model: ClipSam, name: str) -> None:
         (torch.zeros(1, 20, 30, 3), ValueError, r"shape \(1, 20, 30, 3\)"),
         (torch.zeros(0, 3, 20, 30), ValueError, r"shape \(0, 3, 20, 30\)"),
         (np.zeros((1, 3, 20, 30), np.float32), TypeError, "are ndarray. Give floats"),
+        (torch.full((1, 3, 20, 30), 255.0), ValueError, "hold values from 255 to 255. .*: divide 8-bit values by 255"),
+        (torch.full((1, 3, 20, 30), -2.0), ValueError, "hold values from -2 to -2. .* leave `Normalize` out"),
     ],
-    ids=["nan", "inf", "uint8", "one image", "plane", "one channel", "alpha", "channels last", "no image", "numpy"],
+    ids=[
+        "nan",
+        "inf",
+        "uint8",
+        "one image",
+        "plane",
+        "one channel",
+        "alpha",
+        "channels last",
+        "no image",
+        "numpy",
+        "8 bits",
+        "normalised",
+    ],
 )
 def test_wrong_tensor(model: ClipSam, images: Any, error: type[Exception], message: str) -> None:
     for call in (model, model.model, model.model.stages):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     Build = Callable[..., ClipSamModel]
 
 FRAME, MAP, POINTS = 192, 48, 6
-SQUARE = (FRAME, FRAME)
 
 
 class RedLocalizer(Localizer):
@@ -411,6 +409,15 @@ def test_compiles_to_one_graph(build: Build, dense: DenseLocalizer) -> None:
             torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
 
 
+def test_compiles_to_one_graph_in_bf16(dense: DenseLocalizer) -> None:
+    """Whether the device has it is not asked in the graph, which that would break."""
+    model, image = ClipSamModel(dense, MAP, precision="bf16").eval(), picture(96, FRAME)
+    expected = model(image)
+    torch.compiler.reset()
+    found = torch.compile(model, fullgraph=True, backend="eager")(image)
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, atol=0.02, rtol=0)
+
+
 def build_small(name: str) -> Localizer:
     """Build a localizer of each kind on a small CLIP of its architecture, with random weights."""
     clip = build_clip("lite" if name == "pyramid" else "demo", quick_gelu=False)
@@ -429,6 +436,13 @@ def build_small(name: str) -> Localizer:
     return LOCALIZERS[name](clip, ensemble, 64)
 
 
+ON_A_GPU = (
+    ("float32", (96, FRAME), 2),
+    ("bf16", (FRAME, 80), 1),
+    ("fp16", (FRAME, FRAME), 2),
+    ("float32", (FRAME, 80), 0),
+)
+"""Precision, height and width, and how many of two images SAM is shown."""
 WAIT = "aten._local_scalar_dense.default"
 """How the operation is called that reads a value."""
 
@@ -436,7 +450,7 @@ WAIT = "aten._local_scalar_dense.default"
 @pytest.mark.open_clip
 @pytest.mark.parametrize("name", LOCALIZERS)
 def test_runs_on_a_gpu(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """In every precision, for wide, tall and square images; with one localizer on to SAM, who sees all, one or none."""
+    """With one localizer as far as SAM: what comes after the map does not depend on whose map it is."""
     base = "anomalib_clipsam.clip.localizers.base"
     for function, answer in (("hash_weights", "hash"), ("load_text", None), ("save_text", None)):
         monkeypatch.setattr(f"{base}.{function}", lambda *_, answer=answer: answer)  # these read values
@@ -458,10 +472,8 @@ def test_runs_on_a_gpu(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, nam
         first.register_forward_hook(lambda _, __, result: computed_in.append(result.dtype))
     assert localizer.text_of("object").device.type == "cpu"
     localizer.set_class_name("object")
-    ways = product if refine else zip  # what comes after the map does not depend on whose map it is
-    for (precision, dtype), (size, found) in ways(
-        PRECISIONS.items(), (((96, FRAME), 2), ((FRAME, 80), 1), (SQUARE, 0))
-    ):
+    for precision, size, found in ON_A_GPU:
+        dtype = PRECISIONS[precision] or torch.float32
         model.precision, fake_cuda.found = precision, found
         fake_cuda.waits.clear()
         computed_in.clear()
@@ -470,8 +482,7 @@ def test_runs_on_a_gpu(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, nam
         # Is the image finite, is the map; which images are shown to SAM; are its features finite.
         waits = [WAIT, WAIT, *["aten.nonzero.default"] * refine, *[WAIT] * shown]
         assert [wait for wait in fake_cuda.waits if name != "winclip" or wait == WAIT] == waits  # anomalib has its own
-        encoders = [torch.float32 if name == "winclip" else dtype or torch.float32, *[dtype or torch.float32] * shown]
-        assert computed_in == encoders
+        assert computed_in == [torch.float32 if name == "winclip" else dtype, *[dtype] * shown]
         shape = (2, *(MAP * side // max(size) for side in size))
         assert stages.fused_map.shape == shape
         for part, value in tensors(stages):

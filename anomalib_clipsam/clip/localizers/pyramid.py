@@ -8,6 +8,9 @@ shows. Its stages are the taps; each is adapted and joined with the coarser ones
 is projected to CLIP's embedding space and compared with the normal and the abnormal text. What no other patch of the
 picture looks like is told to the pyramid at 1/8 of the side, and raises the log-odds once more at the end.
 
+References compare other features: the stages at 1/8 and 1/16 of the tower as it was before it learned what defects look
+like. What a tower learns about defects, it forgets about the good parts that they are told from.
+
 Letters: B images, H W map, h w grid at 1/8 of the side, N = h * w patches, M = N / 4 references, C embedding, F width
 of the pyramid, D features of a patch, T stages.
 
@@ -19,6 +22,7 @@ References:
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +53,12 @@ TEMPERATURE = 0.03
 
 SELF_WEIGHT = 0.3
 """What one standard deviation of a patch's distance to its own picture adds to its log-odds; chosen on validation."""
+
+REFERENCE_STAGES = (2, 3)
+"""Stages that references compare, at 1/8 and 1/16 of the side."""
+
+REFERENCE_PREFIX = "reference."
+"""Of the entries of the adapters' file that are the reference tower's."""
 
 SURROUNDINGS = (4, 8)
 """Sides of the surroundings that a place of a fine stage is compared with, in steps of its grid."""
@@ -209,6 +219,8 @@ class PyramidLocalizer(ClipLocalizer):
         ensemble (PromptEnsemble): States and templates of the text prompts.
         image_size (int): Side of the square that CLIP sees, in pixels; a multiple of 32.
         pyramid (FeaturePyramid): The adapters, built for this size.
+        reference_tower (nn.Module | None): CNN of timm whose :data:`REFERENCE_STAGES` references compare; it runs for
+            references alone. Defaults to ``None``, the image tower.
 
     Raises:
         ValueError: If ``image_size`` is no multiple of 32.
@@ -217,9 +229,16 @@ class PyramidLocalizer(ClipLocalizer):
     needs_adapters = True
     joins_taps = True
     reference_sigma = 3.0
-    usual_self_distance = (0.197, 0.379)  # of 60 photographs of objects and 60 of materials, none damaged
+    usual_self_distance = (0.266, 0.438)  # of 60 photographs of objects and 60 of materials, none damaged
 
-    def __init__(self, clip: CLIP, ensemble: PromptEnsemble, image_size: int, pyramid: FeaturePyramid) -> None:
+    def __init__(
+        self,
+        clip: CLIP,
+        ensemble: PromptEnsemble,
+        image_size: int,
+        pyramid: FeaturePyramid,
+        reference_tower: nn.Module | None = None,
+    ) -> None:
         if image_size < 64 or image_size % 32:
             msg = (
                 f"clip_size is {image_size}; it must be a multiple of 32, the step of the tower's last stage, above 32."
@@ -228,6 +247,7 @@ class PyramidLocalizer(ClipLocalizer):
         config = clip.visual.trunk.pretrained_cfg
         super().__init__(clip, ensemble, image_size, config["mean"], config["std"])
         self.pyramid = pyramid
+        self.reference_tower = reference_tower
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
     @classmethod
@@ -239,8 +259,10 @@ class PyramidLocalizer(ClipLocalizer):
         adapters: Callable[[], dict[str, torch.Tensor]],
     ) -> PyramidLocalizer:
         """Build it on CLIP and adapters. See :meth:`Localizer.build`."""
-        model = clip()
-        return cls(model, ensemble, image_size, build_pyramid(adapters(), model, image_size))
+        model, learned = clip(), adapters()
+        reference = {key: learned.pop(key) for key in list(learned) if key.startswith(REFERENCE_PREFIX)}
+        tower = build_reference_tower(reference, model) if reference else None
+        return cls(model, ensemble, image_size, build_pyramid(learned, model, image_size), tower)
 
     def tap(self, image: torch.Tensor) -> tuple[Taps, torch.Tensor]:
         """Run the image tower.
@@ -284,7 +306,51 @@ class PyramidLocalizer(ClipLocalizer):
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         taps, last = self.tap(image)
         odds, score = self.compare(taps, last, tuple(image.shape[-2:]))
-        return odds.sigmoid(), score.sigmoid(), taps[2:4] if tapped else ()
+        return odds.sigmoid(), score.sigmoid(), self._tap_reference(image, taps) if tapped else ()
+
+    def _tap_reference(self, image: torch.Tensor, taps: Taps) -> Taps:
+        """Give the stages that references compare."""
+        if self.reference_tower is None:
+            return tuple(taps[stage] for stage in REFERENCE_STAGES)
+        stages = self.reference_tower.forward_intermediates(
+            self._normalise(image), indices=REFERENCE_STAGES, stop_early=True, intermediates_only=True
+        )
+        return tuple(stages)
+
+
+def build_reference_tower(state_dict: dict[str, torch.Tensor], clip: CLIP) -> nn.Module:
+    """Build the tower whose stages references compare.
+
+    Args:
+        state_dict (dict[str, torch.Tensor]): Of the image tower's architecture up to the last of
+            :data:`REFERENCE_STAGES`, each key behind :data:`REFERENCE_PREFIX`.
+        clip (CLIP): The model with that image tower.
+
+    Returns:
+        nn.Module: In eval mode.
+
+    Raises:
+        ValueError: If keys or shapes are not those.
+    """
+    tower = deepcopy(clip.visual.trunk)
+    tower.prune_intermediate_layers(list(REFERENCE_STAGES))
+    state_dict = {key.removeprefix(REFERENCE_PREFIX): value for key, value in state_dict.items()}
+    _check_fit(tower, state_dict)
+    tower.load_state_dict(state_dict)
+    return tower.eval()
+
+
+def _check_fit(module: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+    """Raise if a state dict has other keys or shapes than a module."""
+    expected = {key: value.shape for key, value in module.state_dict().items()}
+    found = {key: getattr(value, "shape", None) for key, value in state_dict.items()}
+    if expected != found:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        msg = (
+            f"The adapter weights do not fit this CLIP: {len(wrong)} entries differ, such as '{wrong[0]}'. "
+            "Take adapters that were trained with localizer='pyramid' and the same CLIP architecture."
+        )
+        raise ValueError(msg)
 
 
 def build_pyramid(state_dict: dict[str, torch.Tensor], clip: CLIP, image_size: int) -> FeaturePyramid:
@@ -305,14 +371,6 @@ def build_pyramid(state_dict: dict[str, torch.Tensor], clip: CLIP, image_size: i
     fine_width, width = (1, 1) if narrow is None else narrow.shape[:2]
     channels = tuple(stage["num_chs"] for stage in clip.visual.trunk.feature_info)
     pyramid = FeaturePyramid(channels, clip.text_projection.shape[1], image_size // 8, width, fine_width)
-    expected = {key: value.shape for key, value in pyramid.state_dict().items()}
-    found = {key: getattr(value, "shape", None) for key, value in state_dict.items()}
-    if expected != found:
-        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        msg = (
-            f"The adapter weights do not fit this CLIP: {len(wrong)} entries differ, such as '{wrong[0]}'. "
-            "Take adapters that were trained with localizer='pyramid' and the same CLIP architecture."
-        )
-        raise ValueError(msg)
+    _check_fit(pyramid, state_dict)
     pyramid.load_state_dict(state_dict)
     return pyramid.eval()

@@ -22,8 +22,8 @@ class Combination(nn.Module):
 
     Args:
         text_share (float): Share of the text in the map, in [0, 1]; 0 gives the reference alone, exactly. With raw
-            distances in place of probabilities, 0.5 gives the order of APRIL-GAN's published sum. Defaults to ``0.1``.
-        text_score_share (float): Share of the text in the image score, in [0, 1]. Defaults to ``0.2``.
+            distances in place of probabilities, 0.5 gives the order of APRIL-GAN's published sum. Defaults to ``0.3``.
+        text_score_share (float): Share of the text in the image score, in [0, 1]. Defaults to ``0.4``.
         peak_share (float): Share of the pixels, the highest ones, whose mean is the reference's own score; 0 for the
             maximum, as MuSc and APRIL-GAN have it. Defaults to ``0.01``.
 
@@ -31,7 +31,7 @@ class Combination(nn.Module):
         ValueError: If a share is outside its range.
     """
 
-    def __init__(self, text_share: float = 0.1, text_score_share: float = 0.2, peak_share: float = 0.01) -> None:
+    def __init__(self, text_share: float = 0.3, text_score_share: float = 0.4, peak_share: float = 0.01) -> None:
         super().__init__()
         shares = {"text_share": text_share, "text_score_share": text_score_share, "peak_share": peak_share}
         for name, share in shares.items():

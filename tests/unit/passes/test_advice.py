@@ -76,7 +76,7 @@ def test_results_that_overwrite_others(tmp_path: Path) -> None:
     same = [tmp_path / line / "today" / "0.png" for line in ("a", "b", "c")]
     said = find_overwritten(same, None)
     assert said.startswith(
-        f"2 pictures of the results will overwrite others: anomalib calls both {same[0]} and {same[1]} "
+        f"2 of 3 pictures of the results will overwrite others: {same[0]} and {same[1]} both become "
     )
     known = SimpleNamespace(name=tmp_path.name, category=None)  # below the data set's folder all folders count
     assert find_overwritten(same, known) is None

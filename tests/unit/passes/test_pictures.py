@@ -15,19 +15,24 @@ import warnings
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, PredictDataset
 from anomalib.data.datasets import AnomalibDataset
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_clipsam.passes import pictures
-from anomalib_clipsam.passes.pictures import PictureCheck, find_fault
+from anomalib_clipsam.passes.pictures import PictureCheck, check_transform, find_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PICTURE = Image.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8))
 
@@ -75,7 +80,8 @@ def parts(tmp_path: Path) -> Folder:
 
 
 def trainer_with(stage: str, source: Any, is_global_zero: bool = True) -> SimpleNamespace:
-    loop = SimpleNamespace(_data_source=SimpleNamespace(instance=source))
+    name = {"validate": "val"}.get(stage, stage)
+    loop = SimpleNamespace(_data_source=SimpleNamespace(instance=source, name=f"{name}_dataloader"))
     return SimpleNamespace(**{f"{stage}_loop": loop, "is_global_zero": is_global_zero})
 
 
@@ -255,7 +261,7 @@ def test_data_module(parts: Folder, stage: str) -> None:
     ours, other = (parts.val_data, parts.test_data) if stage == "validate" else (parts.test_data, parts.val_data)
     whole, check = names(ours), PictureCheck()
     assert len(whole) == 6
-    check.setup(trainer_with(stage, parts), None, stage)
+    check.setup(trainer_with(stage, parts), None, TrainerFn(stage))  # as Lightning names it
     assert names(ours) == ["bad/0.png", "bad/2.png", "good/0.png", "good/1.png"]
     assert names(other) == whole
     assert ours.task == "segmentation"
@@ -332,3 +338,103 @@ def test_other_data_sets_are_left_alone(parts: Folder, caplog: pytest.LogCapture
             check.teardown(trainer, None, stage)
     assert len(own) == 6
     assert not caplog.records
+
+
+def test_subsets_are_looked_at_through_what_they_are_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, check = PredictDataset(folder), PictureCheck()
+    subset = Subset(Subset(dataset, [2, 1, 0]), [1, 2])  # the empty file, then the first picture
+    trainer = trainer_with("predict", DataLoader(subset, collate_fn=dataset.collate_fn))
+    check.setup(trainer, None, "predict")
+    (batch,) = trainer.predict_loop._data_source.instance
+    assert [Path(path).name for path in batch.image_path] == ["a.png"]
+    check.teardown(trainer, None, "predict")
+    assert caplog.messages[0].splitlines()[0].startswith("1 of 2 pictures were skipped.")
+    assert caplog.messages[0].splitlines()[1] == f"{folder / 'b.png'} is empty"
+    assert subset.indices == [1, 2]
+
+
+def loaded(check: PictureCheck, source: Any, stage: str = "predict") -> Iterator[list[str]]:
+    """Files of each batch, as Lightning would read them after the look."""
+    trainer = trainer_with(stage, source)
+    check.setup(trainer, None, stage)
+    loaders = getattr(trainer, f"{stage}_loop")._data_source.instance
+    for batch in loaders:
+        yield [Path(path).name for path in batch.image_path]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, range(5))])
+def test_pictures_that_vanish_during_a_pass(
+    tmp_path: Path, wrap: Any, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(5):
+        PICTURE.save(tmp_path / f"{index}.png")
+    dataset, check = PredictDataset(tmp_path), PictureCheck()
+    collate = dataset.collate_fn
+    loader = DataLoader(wrap(dataset), batch_size=2, collate_fn=collate, num_workers=workers)
+    trainer = trainer_with("predict", loader)
+    check.setup(trainer, None, "predict")
+    for name in ("1.png", "2.png", "4.png"):
+        (tmp_path / name).unlink()
+    assert [[Path(path).name for path in batch.image_path] for batch in loader] == [["0.png"], ["3.png"]]
+    check.teardown(trainer, None, "predict")
+    (message,) = caplog.messages
+    assert message.splitlines() == [
+        "3 of 5 pictures were skipped. Fix these files to have them scored:",
+        *(f"{tmp_path / name} cannot be read (No such file or directory)" for name in ("1.png", "2.png", "4.png")),
+    ]
+    assert (type(loader), loader.collate_fn) == (DataLoader, collate)
+    assert "__getitems__" not in vars(loader.dataset)
+
+
+def test_errors_that_no_file_is_to_blame_for_end_the_pass(folder: Path) -> None:
+    class Broken:
+        def __call__(self, image: torch.Tensor) -> torch.Tensor:
+            raise ZeroDivisionError
+
+    dataset = PredictDataset(folder, transform=Broken())
+    with pytest.raises(ZeroDivisionError):
+        list(loaded(PictureCheck(), DataLoader(dataset, collate_fn=dataset.collate_fn)))
+
+
+def test_pictures_of_a_data_module_that_vanish_during_a_pass(parts: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    parts.eval_batch_size = 1
+    check = PictureCheck()
+    read = loaded(check, parts, "test")
+    first = next(read)
+    assert first == ["0.png"]
+    for path in map(Path, parts.test_data.samples.image_path):
+        if path.parent.name == "good":
+            path.unlink()
+    assert list(read) == [["2.png"]]
+    check.teardown(trainer_with("test", parts), None, "test")
+    assert "4 of 6 pictures were skipped" in caplog.text
+    assert len(names(parts.test_data)) == 6
+
+
+# ---------------------------------------------------------------- transforms
+
+IMAGENET = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def test_transforms_that_normalise_are_refused(folder: Path) -> None:
+    """Grey images would still have values near [0, 1] after it."""
+    for transform in (None, Resize(20), Compose([Resize(20), Normalize([0.0], [1.0])]), lambda image: image):
+        check_transform(transform, "The data set")
+    nested = Compose([Resize(20), Compose([IMAGENET])])
+    said = r" normalises images to values from -2\.12 to 2\.64, but the model takes them in \[0, 1\]"
+    with pytest.raises(ValueError, match=f"The pre-processor{said}"):
+        check_transform(nested, "The pre-processor")
+    loader = DataLoader(Subset(PredictDataset(folder, transform=nested), [0]))
+    with pytest.raises(ValueError, match=f"The data set{said}"):
+        PictureCheck().setup(trainer_with("predict", loader), None, "predict")
+    model = SimpleNamespace(pre_processor=SimpleNamespace(transform=nested))
+    with pytest.raises(ValueError, match=f"The pre-processor{said}"):
+        PictureCheck().setup(trainer_with("predict", []), model, "predict")
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_augmentations_that_normalise_are_refused(parts: Folder, stage: str) -> None:
+    (parts.val_data if stage == "validate" else parts.test_data).augmentations = IMAGENET
+    with pytest.raises(ValueError, match="The data set normalises images"):
+        PictureCheck().setup(trainer_with(stage, parts), None, stage)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from anomalib.data import PredictDataset
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
+from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.whole_pass import WholePass
 
 INF = float("inf")
@@ -78,3 +80,14 @@ def test_data_without_a_length_are_refused() -> None:
 
     with pytest.raises(TypeError, match="must know how many pictures come"):
         WholePass(DataLoader(Endless()), [INF])
+
+
+def test_pictures_that_vanish_before_a_look_are_passed_over(dataset: PredictDataset, tmp_path: Path) -> None:
+    own, check = loader(dataset), PictureCheck()
+    source = SimpleNamespace(instance=own, name="predict_dataloader")
+    check.setup(SimpleNamespace(predict_loop=SimpleNamespace(_data_source=source)), None, "predict")
+    (tmp_path / "3.png").unlink()
+    whole = WholePass(own, [INF])
+    assert (str(tmp_path / "3.png"), 0, 0) in whole.files
+    assert sorted(values(whole)) == [0, 1, 2, 4, 5, 6]
+    check.restore()

@@ -189,6 +189,27 @@ def test_adapters_are_built_from_their_state_dict(localizer: PyramidLocalizer) -
         build_pyramid(state_dict, localizer.clip, SIZE)
 
 
+def test_references_compare_the_stages_of_the_tower_that_the_adapters_bring(localizer: PyramidLocalizer) -> None:
+    torch.manual_seed(1)
+    tower = build_clip("lite", quick_gelu=False).visual.trunk.eval()
+    image = torch.rand(2, 3, SIZE, SIZE)
+    stages = tower.forward_intermediates(2 * image - 1, intermediates_only=True)[2:4]
+    tower.prune_intermediate_layers([2, 3])
+    brought = {f"reference.{key}": value for key, value in tower.state_dict().items()}
+    state_dict = {**localizer.pyramid.state_dict(), **brought}
+    built = PyramidLocalizer.build(PromptEnsemble(), SIZE, lambda: localizer.clip, lambda: dict(state_dict)).eval()
+    built.text = localizer.text
+    anomaly_map, score, taps = built.with_taps(image)
+    plain_map, plain_score = localizer(image)
+    assert torch.equal(anomaly_map, plain_map)
+    assert torch.equal(score, plain_score)
+    for tap, stage in zip(taps, stages, strict=True):
+        assert torch.allclose(tap, stage, atol=1e-5)
+    del state_dict["reference.conv_stem.weight"]
+    with pytest.raises(ValueError, match=r"1 entries differ, such as 'conv_stem\.weight'"):
+        PyramidLocalizer.build(PromptEnsemble(), SIZE, lambda: localizer.clip, lambda: dict(state_dict))
+
+
 def test_the_architecture_is_known_by_its_entries(localizer: PyramidLocalizer) -> None:
     shapes = {key: tuple(value.shape) for key, value in localizer.clip.state_dict().items()}
     assert find_clip_architecture(shapes) == "lite"
