@@ -816,7 +816,7 @@ def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
     files = {name: random_demo / file for name, file in files.items()}
     model = ClipSam("demo", class_name="part", **files, **FAST).eval()
     weights = json.loads(model.export_metadata()["weights"])
-    assert weights["sam"]["name"] == str(files["sam_weights"])
+    assert weights["sam"]["name"] == "sam.safetensors"
     torch.save(checkpoint_of(model), tmp_path / "a.ckpt")
     loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
     assert {name: loaded.hparams[name] for name in files} == {name: str(file) for name, file in files.items()}
