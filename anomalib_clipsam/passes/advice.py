@@ -46,7 +46,7 @@ def find_unused(datamodule: Any) -> str | None:
     """
     if getattr(datamodule, "normal_test_dir", "") is not None:
         return None
-    kept = len(datamodule.train_data)
+    kept = len(getattr(datamodule, "train_data", ()))
     return (
         f"{kept} good pictures are kept for a training, and ClipSam needs none. To test on all, give "
         "--data.normal_test_dir the value of --data.normal_dir, and --data.val_split_mode same_as_test."
