@@ -46,7 +46,7 @@ ATTEMPTS = 3
 """So often is a run tried before it is taken though the machine is busy; how often that was is printed."""
 SIDE = 1536
 """Side of the matrices that are multiplied to see how fast the machine is."""
-POSITIVES, NEGATIVES = 3, 6
+POSITIVES, NEGATIVES = 5, 6
 """Point prompts per image, as by default."""
 BATCH = 200
 """Pictures of an unlabelled batch; what one of them costs is its share of the pairs."""
