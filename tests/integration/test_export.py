@@ -218,7 +218,7 @@ def test_batches_of_any_size(pipeline: Pipeline, drawn: Path) -> None:
     images = np.stack(
         [
             np.asarray(Image.open(drawn / name).convert("RGB").resize(size), dtype=np.float32).transpose(2, 0, 1) / 255
-            for name in ("0.png", "grey.png", "1.png")
+            for name in ("2.png", "grey.png", "1.png")
         ]
     )
     together = run(images)
@@ -231,7 +231,7 @@ def test_batches_of_any_size(pipeline: Pipeline, drawn: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("compression", "share", "tolerance"), [("fp16", 0.6, 0.01), ("int8", 0.5, 0.1)])
+@pytest.mark.parametrize(("compression", "share", "tolerance"), [("fp16", 0.65, 0.01), ("int8", 0.5, 0.1)])
 def test_smaller_weights(
     pipeline: Pipeline,
     drawn: Path,
