@@ -231,7 +231,7 @@ def test_batches_of_any_size(pipeline: Pipeline, drawn: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("compression", "share", "tolerance"), [("fp16", 0.65, 0.01), ("int8", 0.5, 0.1)])
+@pytest.mark.parametrize(("compression", "share", "tolerance"), [("fp16", 0.65, 0.03), ("int8", 0.5, 0.1)])
 def test_smaller_weights(
     pipeline: Pipeline,
     drawn: Path,
