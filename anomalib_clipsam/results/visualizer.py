@@ -163,8 +163,10 @@ def draw_item(
     else:
         panels["CLIP map by text"] = heat(picture, text_map[0])
         panels["Text and references"] = heat(picture, stages.anomaly_map[0])
-    if stages.region is not None:
+    if stages.prompts is not None:
         panels |= _draw_prompts(picture, stages, model.ppg.frame_size, image.shape[-2:])
+    elif stages.asks is not None and stages.region is not None:
+        panels["Extreme region, crops that SAM saw"] = _draw_asks(picture, stages)
     result = heat(picture, stages.fused_map[0])
     if item.pred_mask is not None:
         result = outline(result, item.pred_mask.squeeze(), TRUTH)
@@ -202,6 +204,17 @@ def _draw_prompts(
         "Mask 2: + mask 1": second,
         "Mask 3: + box, mask 2": third,
     }
+
+
+def _draw_asks(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
+    """Draw the extreme region of the first picture in tiles, and the crops that SAM saw."""
+    drawn = fill(picture, stages.region[0], NEGATIVE)
+    height, width = stages.region.shape[-2:]
+    x, y = picture.width / width, picture.height / height
+    for top, left, rows, columns in stages.asks[0]:
+        corners = (left * x, top * y, (left + columns) * x - 1, (top + rows) * y - 1)
+        ImageDraw.Draw(drawn).rectangle(corners, outline=BOX, width=2)
+    return drawn
 
 
 def verdict(item: ImageItem, stages: ClipSamStages) -> str:

@@ -14,7 +14,7 @@ import pytest
 import anomalib_clipsam
 
 ROOT = Path(anomalib_clipsam.__file__).parent
-METHOD = {"ppg", "cps", "fusion", "frame"}
+METHOD = {"ppg", "cps", "fusion", "frame", "tiles"}
 ALLOWED = {
     "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
@@ -23,6 +23,7 @@ ALLOWED = {
         "passes",
         "deploy",
         "torch_model",
+        "tiled_model",
         *METHOD,
         "weights",
         "clip",
@@ -32,6 +33,7 @@ ALLOWED = {
     },
     "passes": {"torch_model", "messages"},
     "deploy": {"torch_model", "clip"},
+    "tiled_model": {"torch_model", *METHOD, "clip", "compute"},
     "torch_model": {*METHOD, "clip", "compute"},
     "weights": {"clip", "sam", "compute", "messages"},
     "fusion": set(),
@@ -39,6 +41,7 @@ ALLOWED = {
     "ppg": {"frame"},
     "clip": {"compute", "messages"},
     "sam": {"compute"},
+    "tiles": {"frame"},
     "frame": set(),
     "arguments": set(),
     "messages": set(),
