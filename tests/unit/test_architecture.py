@@ -21,6 +21,7 @@ ALLOWED = {
     "results": {"torch_model", *METHOD},
     "lightning_model": {
         "passes",
+        "results",
         "deploy",
         "torch_model",
         *METHOD,
@@ -54,6 +55,7 @@ PUBLIC = {
     "ClipSamModel": "torch_model",
     "DrawnParts": "demo",
     "PromptVisualizer": "results",
+    "ResultVisualizer": "results",
 }
 """What the package itself gives -> where it is from."""
 
