@@ -15,8 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.compute.precision import check_precision, full_precision
 from anomalib_clipsam.frame import frame_to_map, resize_to, scaled_size
+from anomalib_clipsam.refiner import ClipSamStages
 from anomalib_clipsam.tiles import Blend, TileGrid, Tiling, Window, plan_asks
-from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, check_images
+from anomalib_clipsam.torch_model import ClipSamModel, check_images
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -29,10 +31,15 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.demo import canvas, defects, drawing, textures
 from anomalib_clipsam.demo.canvas import SIZE, rgb
-from anomalib_clipsam.demo.defects import Scene
-from anomalib_clipsam.demo.drawing import _PARTS, HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
+from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOT_LARGE = "tread_plate"
+"""A texture that is drawn for pictures of 256 px only."""
 DEFECTS = (photo_pairs._thin_line, photo_pairs._pits, photo_pairs._broken, photo_pairs._drawn_defect)  # noqa: SLF001
 EXTENT = (10, 40)
 """Longer side of a defect's box, in pixels."""
@@ -47,10 +54,26 @@ class Large:
     mask: np.ndarray
 
 
-def draw_layers(category: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a good part without its ground: RGB in [0, 1] ``(256, 256, 3)``, and its cover ``(256, 256)``."""
-    scene = Scene.of(_PARTS[category][0](rng))
-    return np.clip(scene.lit, 0, 1).astype(np.float32), scene.canvas.alpha
+@contextmanager
+def canvas_of(size: int) -> Iterator[None]:
+    """Let the categories draw on a square of another size: they measure in pixels, so that textures repeat."""
+    modules = [module for module in (canvas, textures, defects, drawing) if hasattr(module, "SIZE")]
+    before = [(module, dict(vars(module))) for module in modules]
+    rows, columns = (grid.astype(np.float32) for grid in np.mgrid[0:size, 0:size])
+    for module in modules:
+        module.SIZE = size
+        if hasattr(module, "_ROWS"):
+            module._ROWS, module._COLUMNS = rows, columns  # noqa: SLF001
+    yield
+    for module, names in before:
+        vars(module).update(names)
+
+
+def draw_layers(category: str, rng: np.random.Generator, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a good part without its ground: RGB in [0, 1] ``(size, size, 3)``, and its cover ``(size, size)``."""
+    with canvas_of(size):
+        scene = defects.Scene.of(drawing._PARTS[category][0](rng))  # noqa: SLF001
+        return np.clip(scene.lit, 0, 1).astype(np.float32), scene.canvas.alpha
 
 
 def is_texture(category: str) -> bool:
@@ -58,13 +81,15 @@ def is_texture(category: str) -> bool:
     return bool((draw_layers(category, np.random.default_rng(0))[1] > 0.5).all())
 
 
-def lay_out(surface: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
-    """Cover a picture with a surface and its mirror images."""
-    block = np.concatenate([surface, surface[:, ::-1]], 1)
-    block = np.concatenate([block, block[::-1]], 0)
-    block = cv2.resize(block, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    times = [-(-length // part) for length, part in zip(size, block.shape[:2], strict=True)]
-    return np.tile(block, (*times, 1))[: size[0], : size[1]]
+def lay_out(photographs: photo_pairs.Photographs, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Cover a picture with a photographed material; its photographs are made to be laid side by side."""
+    files = photographs.files["material"]
+    image = photo_pairs._read(files[int(rng.integers(len(files)))])  # noqa: SLF001
+    scale = rng.uniform(1, 2.4)
+    times = [int(length / scale / side) + 2 for length, side in zip(size, image.shape[:2], strict=True)]
+    image = np.tile(image, (*times, 1))
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return image[: size[0], : size[1]]
 
 
 def draw_tray(category: str, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -150,9 +175,9 @@ def draw_large(
     if kind == "tray":
         image, host = draw_tray(category, rng, size)
     elif kind == "photograph":
-        image = lay_out(photographs.read("material", rng), size, float(rng.uniform(0.6, 1.2)))
+        image = lay_out(photographs, rng, size)
     else:
-        image = lay_out(draw_layers(category, rng)[0], size, float(rng.uniform(0.6, 1.4)))
+        image = draw_layers(category, rng, longer)[0][: size[0], : size[1]]
     image, mask = np.clip(image, 0, 1), np.zeros(size, bool)
     for _ in range(int(rng.integers(1, 4)) if damaged else 0):
         image, added = befall(image, host, rng)
@@ -163,9 +188,9 @@ def draw_large(
 def draw_groups(per_group: int, folder: Path | None, *, held_out: bool) -> dict[str, list[Large]]:
     """Draw the groups of pictures."""
     categories = HELD_OUT_CATEGORIES if held_out else TRAINING_CATEGORIES
-    textures = [category for category in categories if is_texture(category)]
-    objects = [category for category in categories if category not in textures]
-    kinds = {"surface": textures, "strip": textures, "tray": objects}
+    surfaces = [category for category in categories if is_texture(category) and category != NOT_LARGE]
+    objects = [category for category in categories if category not in (*surfaces, NOT_LARGE)]
+    kinds = {"surface": surfaces, "strip": surfaces, "tray": objects}
     photographs = None
     if folder is not None and not held_out:
         photographs = photo_pairs.Photographs(folder, validation=True)

@@ -21,6 +21,7 @@ ALLOWED = {
     "results": {"torch_model", *METHOD},
     "lightning_model": {
         "passes",
+        "results",
         "deploy",
         "torch_model",
         "tiled_model",
@@ -33,8 +34,9 @@ ALLOWED = {
     },
     "passes": {"torch_model", "messages"},
     "deploy": {"torch_model", "clip"},
-    "tiled_model": {"torch_model", *METHOD, "clip", "compute"},
-    "torch_model": {*METHOD, "clip", "compute"},
+    "tiled_model": {"torch_model", "refiner", *METHOD, "clip", "compute"},
+    "torch_model": {"refiner", *METHOD, "clip", "compute"},
+    "refiner": {*METHOD, "compute"},
     "weights": {"clip", "sam", "compute", "messages"},
     "fusion": set(),
     "cps": {"ppg", "frame", "sam"},
@@ -56,6 +58,7 @@ PUBLIC = {
     "ClipSamModel": "torch_model",
     "DrawnParts": "demo",
     "PromptVisualizer": "results",
+    "ResultVisualizer": "results",
 }
 """What the package itself gives -> where it is from."""
 

@@ -13,9 +13,10 @@ import torch
 from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.refiner import NotFiniteError
 from anomalib_clipsam.tiled_model import TiledClipSamModel, join_scores
 from anomalib_clipsam.tiles import Tiling
-from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError
+from anomalib_clipsam.torch_model import ClipSamModel
 from tests.unit.test_torch_model import FRAME, RedLocalizer
 
 if TYPE_CHECKING:
