@@ -163,13 +163,19 @@ def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_large(
-    kind: str, category: str, rng: np.random.Generator, photographs: photo_pairs.Photographs | None, *, damaged: bool
+    kind: str,
+    category: str,
+    rng: np.random.Generator,
+    photographs: photo_pairs.Photographs | None,
+    longest: int,
+    *,
+    damaged: bool,
 ) -> Large:
     """Draw a picture: ``kind`` is ``"surface"``, ``"strip"``, ``"tray"`` or ``"photograph"``."""
-    longer = int(rng.integers(1024, 3001))
+    longer = int(rng.integers(1024, longest + 1))
     shorter = int(longer / rng.uniform(1, 1.5))
     if kind == "strip" or (kind == "photograph" and rng.random() < 0.3):
-        longer, shorter = int(rng.integers(1260, 3001)), int(rng.integers(300, 600))
+        longer, shorter = int(rng.integers(1260, max(longest, 1260) + 1)), int(rng.integers(300, 600))
     size = (longer, shorter) if rng.random() < 0.3 else (shorter, longer)
     host = np.ones(size, bool)
     if kind == "tray":
@@ -185,7 +191,7 @@ def draw_large(
     return Large(finish(image, rng), mask)
 
 
-def draw_groups(per_group: int, folder: Path | None, *, held_out: bool) -> dict[str, list[Large]]:
+def draw_groups(per_group: int, folder: Path | None, longest: int, *, held_out: bool) -> dict[str, list[Large]]:
     """Draw the groups of pictures."""
     categories = HELD_OUT_CATEGORIES if held_out else TRAINING_CATEGORIES
     surfaces = [category for category in categories if is_texture(category) and category != NOT_LARGE]
@@ -199,7 +205,7 @@ def draw_groups(per_group: int, folder: Path | None, *, held_out: bool) -> dict[
     for kind, names in kinds.items():
         rng = np.random.default_rng((25, zlib.crc32(kind.encode()), held_out))
         groups[kind] = [
-            draw_large(kind, names[(i // 2) % len(names)], rng, photographs, damaged=i % 2 == 1)
+            draw_large(kind, names[(i // 2) % len(names)], rng, photographs, longest, damaged=i % 2 == 1)
             for i in tqdm(range(per_group), desc=f"draw {kind}", leave=False)
         ]
     return groups
@@ -351,15 +357,16 @@ def main() -> None:
     parser.add_argument("command", choices=("choose", "report"))
     parser.add_argument("--photographs", type=Path, help="folder of the photographs; without it, drawn pictures alone")
     parser.add_argument("--per_group", type=int, default=10, help="pictures of each kind, half of them good")
+    parser.add_argument("--longest", type=int, default=3000, help="longest side of a picture, in pixels")
     parser.add_argument("--sides", type=int, nargs="+", default=[192, 256, 320, 448], help="choose: sides of tiles")
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25], help="choose: overlaps")
     args = parser.parse_args()
-    groups = draw_groups(args.per_group, args.photographs, held_out=False)
+    groups = draw_groups(args.per_group, args.photographs, args.longest, held_out=False)
     if args.command == "choose":
         choose(groups, args.sides, args.overlaps)
         return
     report(groups)
-    held_out = draw_groups(args.per_group, None, held_out=True)
+    held_out = draw_groups(args.per_group, None, args.longest, held_out=True)
     report({f"never-trained, {name}": group for name, group in held_out.items()})
 
 
