@@ -16,7 +16,8 @@ import anomalib_clipsam
 ROOT = Path(anomalib_clipsam.__file__).parent
 METHOD = {"ppg", "cps", "fusion", "frame", "tiles"}
 ALLOWED = {
-    "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "cli": {"app", "command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "app": {"results", "lightning_model", "passes", "clip", "demo", "messages"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {

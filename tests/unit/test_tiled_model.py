@@ -77,7 +77,7 @@ def spotted(*spots: tuple[int, int], size: tuple[int, int] = (600, 800), value: 
 def test_a_constant_picture_has_a_constant_map(build: Build, size: tuple[int, int]) -> None:
     stages = build(refine=False).stages(grey(*size))
     torch.testing.assert_close(stages.anomaly_map, torch.full((1, *size), 0.3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(stages.score, torch.full((1,), 0.3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(stages.score, torch.full((1,), 0.3), atol=1e-6, rtol=0)  # all of its parts are
 
 
 def test_a_small_spot_of_a_large_picture_is_seen_at_its_own_scale_and_in_its_place(build: Build) -> None:
@@ -194,4 +194,6 @@ def test_settings_tell_tilings_apart(build: Build) -> None:
 
 
 def test_scores() -> None:
-    assert join_scores(torch.tensor([0.2, 0.8, 0.4]), torch.tensor([0.4])).tolist() == pytest.approx([0.6])
+    anomaly_map = torch.zeros(1, 5, 7)
+    anomaly_map[0, 2, 3] = 0.4
+    assert join_scores(torch.tensor([0.2, 0.8, 0.4]), anomaly_map).tolist() == pytest.approx([0.6])
