@@ -14,9 +14,10 @@ import pytest
 import anomalib_clipsam
 
 ROOT = Path(anomalib_clipsam.__file__).parent
-METHOD = {"ppg", "cps", "fusion", "frame"}
+METHOD = {"ppg", "cps", "fusion", "frame", "tiles"}
 ALLOWED = {
-    "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "cli": {"app", "command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "app": {"results", "lightning_model", "passes", "clip", "demo", "messages"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {
@@ -24,6 +25,7 @@ ALLOWED = {
         "results",
         "deploy",
         "torch_model",
+        "tiled_model",
         *METHOD,
         "weights",
         "clip",
@@ -33,13 +35,16 @@ ALLOWED = {
     },
     "passes": {"torch_model", "messages"},
     "deploy": {"torch_model", "clip"},
-    "torch_model": {*METHOD, "clip", "compute"},
+    "tiled_model": {"torch_model", "refiner", *METHOD, "clip", "compute"},
+    "torch_model": {"refiner", *METHOD, "clip", "compute"},
+    "refiner": {*METHOD, "compute"},
     "weights": {"clip", "sam", "compute", "messages"},
     "fusion": set(),
     "cps": {"ppg", "frame", "sam"},
     "ppg": {"frame"},
     "clip": {"compute", "messages"},
     "sam": {"compute"},
+    "tiles": {"frame"},
     "frame": set(),
     "arguments": set(),
     "messages": set(),
