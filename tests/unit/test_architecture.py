@@ -18,7 +18,7 @@ METHOD = {"ppg", "cps", "fusion", "frame"}
 ALLOWED = {
     "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
-    "results": {"torch_model", *METHOD},
+    "results": {"torch_model", *METHOD, "compute"},
     "lightning_model": {
         "passes",
         "deploy",
