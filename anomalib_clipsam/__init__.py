@@ -19,18 +19,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from anomalib_clipsam.demo.datamodule import DrawnParts
     from anomalib_clipsam.lightning_model import ClipSam
-    from anomalib_clipsam.results.visualizer import PromptVisualizer
+    from anomalib_clipsam.results.visualizer import PromptVisualizer, ResultVisualizer
     from anomalib_clipsam.torch_model import ClipSamModel
 
 __version__ = "0.1.0"
 
-__all__ = ["ClipSam", "ClipSamModel", "DrawnParts", "PromptVisualizer", "__version__"]
+__all__ = ["ClipSam", "ClipSamModel", "DrawnParts", "PromptVisualizer", "ResultVisualizer", "__version__"]
 
 _LAZY = {
     "ClipSam": "anomalib_clipsam.lightning_model",
     "ClipSamModel": "anomalib_clipsam.torch_model",
     "DrawnParts": "anomalib_clipsam.demo.datamodule",
     "PromptVisualizer": "anomalib_clipsam.results.visualizer",
+    "ResultVisualizer": "anomalib_clipsam.results.visualizer",
 }
 
 

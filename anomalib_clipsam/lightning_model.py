@@ -70,8 +70,10 @@ from anomalib_clipsam.passes.good_parts import read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.summary import PassSummary
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.results.visualizer import ResultVisualizer
 from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.store import announce
@@ -171,7 +173,8 @@ class ClipSam(AnomalibModule):
             :class:`anomalib_clipsam.passes.processing.ClipSamPostProcessor`, which takes anomalib's sensitivities too.
             Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
-        visualizer (Visualizer | bool): Visualizer, or whether to use the default. Defaults to ``True``.
+        visualizer (Visualizer | bool): Visualizer, or whether to use the default,
+            :class:`anomalib_clipsam.results.visualizer.ResultVisualizer`. Defaults to ``True``.
 
     Raises:
         TypeError: If an argument is of another type.
@@ -347,13 +350,14 @@ class ClipSam(AnomalibModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add to anomalib's own callbacks.
 
-        Unreadable pictures and needless calibrations are skipped, and nothing is kept of a run's pictures.
+        Unreadable pictures and needless calibrations are skipped, a pass ends with a line of what it found, and nothing
+        is kept of a run's pictures.
 
         Returns:
             Sequence[Callback]: The callbacks.
         """
         # The first says whether the second has validation pictures to look at.
-        return [*super().configure_callbacks(), SkipCalibration(), PictureCheck(), RunEnd(self._forget)]
+        return [*super().configure_callbacks(), SkipCalibration(), PictureCheck(), PassSummary(), RunEnd(self._forget)]
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
@@ -976,6 +980,15 @@ class ClipSam(AnomalibModule):
             PostProcessor: The post-processor.
         """
         return ClipSamPostProcessor()
+
+    @classmethod
+    def configure_visualizer(cls) -> ResultVisualizer:
+        """Configure the default visualizer.
+
+        Returns:
+            ResultVisualizer: It writes a picture per image: the image, the map, the outline, and the verdict above.
+        """
+        return ResultVisualizer()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from anomalib.visualization import Visualizer
 from PIL import Image
 
-from anomalib_clipsam.results.visualizer import TRUTH, draw_item, fit, heat, outline, own_name
+from anomalib_clipsam.results.drawing import FOUND, TRUTH, fit, heat, outline
+from anomalib_clipsam.results.visualizer import draw_item, own_name
 from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ class ReportPictures(Visualizer):
             if mask is not None:
                 drawn["truth"] = outline(picture, mask, TRUTH)
             if item.anomaly_map is not None:
-                drawn["map"] = heat(picture, item.anomaly_map.squeeze().nan_to_num().clamp(0, 1))
+                drawn["map"] = heat(picture, item.anomaly_map.squeeze())
             if item.pred_mask is not None:
-                drawn["mask"] = outline(picture, item.pred_mask.squeeze(), TRUTH)
+                drawn["mask"] = outline(picture, item.pred_mask.squeeze(), FOUND)
             stages = {}
             if isinstance(pl_module.model, ClipSamModel):
                 name = own_name(pl_module, item)

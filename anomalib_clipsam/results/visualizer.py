@@ -1,9 +1,10 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How ClipSam came to its answer, stage by stage, as pictures: a visualizer for anomalib.
+"""Pictures of a pass, by visualizers of anomalib's: what was found in each image, or how ClipSam came to it.
 
 Example:
+    >>> # anomalib test --model ClipSam --data MVTecAD                   # ResultVisualizer, the default
     >>> # anomalib test --model ClipSam --model.visualizer anomalib_clipsam.PromptVisualizer --data MVTecAD
 
 Letters: B images, K points, H W map.
@@ -11,54 +12,62 @@ Letters: B images, K points, H W map.
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from anomalib.data import ImageItem
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import Visualizer
-from anomalib.visualization.image.functional import (
-    add_text_to_image,
-    create_image_grid,
-    visualize_anomaly_map,
-    visualize_mask,
-)
 from PIL import Image, ImageDraw
-from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_clipsam.frame import frame_to_map
+from anomalib_clipsam.results.drawing import (
+    BOX,
+    FOUND,
+    NEGATIVE,
+    POSITIVE,
+    RING,
+    TRUTH,
+    fill,
+    fit,
+    heat,
+    mark,
+    outline,
+    sheet,
+)
 from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
-    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.data import ImageBatch
     from lightning import LightningModule, Trainer
 
     from anomalib_clipsam.torch_model import ClipSamStages
 
-POSITIVE, NEGATIVE, RING, BOX, TRUTH = (0, 158, 115), (213, 94, 0), (86, 180, 233), (240, 228, 66), (255, 255, 255)
-"""Colours, from Okabe and Ito's palette, which the colour-blind can tell apart; signs tell the points apart as well."""
+QUALITY = {suffix: {"quality": 90} for suffix in (".jpg", ".jpeg", ".webp")}
+"""How pictures are saved in formats that lose something."""
 
 
-class PromptVisualizer(Visualizer):
-    """Write a picture per image: CLIP's map, extreme region and ring, points, masks, box, result.
-
-    ``a.png`` of a folder becomes ``a.png``, ``a.jpg`` becomes ``a.jpg.png``; a picture without a file is called by its
-    place in the pass. The stages are computed once more, so a pass takes about twice as long.
+class PictureVisualizer(Visualizer):
+    """Write a picture per image, where anomalib's own visualizer writes it.
 
     Args:
-        field_size (int): Longer side of each panel, in pixels. Defaults to ``256``.
+        field_size (int): Longer side of each panel, in pixels.
         output_dir (str | Path | None): Folder of the pictures. Defaults to ``None``: ``images`` in the folder of the
-            results, as anomalib's own visualizer.
+            results.
 
     Raises:
         ValueError: If the size is below 1.
     """
 
-    def __init__(self, field_size: int = 256, output_dir: str | Path | None = None) -> None:
+    def __init__(self, field_size: int, output_dir: str | Path | None = None) -> None:
         super().__init__()
         if field_size < 1:
             msg = f"field_size is {field_size}; it must be a number of pixels above 0, such as 256."
@@ -75,29 +84,181 @@ class PromptVisualizer(Visualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the pictures of a batch.
-
-        Raises:
-            TypeError: If the model is not ClipSam.
-        """
+        """Write the pictures of a batch."""
         del outputs
         folder = self.output_dir or Path(trainer.default_root_dir) / "images"
         data = getattr(trainer, "datamodule", None)
         for index, item in enumerate(batch):
-            name = own_name(pl_module, item)
-            panels = draw_item(pl_module.model, batch.image[index : index + 1], item, self.field_size, name)
-            titled = [add_text_to_image(panel, title, size=14, position=(6, 6)) for title, panel in panels.items()]
             path = generate_output_filename(
                 input_path=item.image_path or f"picture_{dataloader_idx}_{batch_idx}_{index}.png",
                 output_path=folder,
                 dataset_name=getattr(data, "name", None),
                 category=getattr(data, "category", None),
             )
-            if path.suffix.lower() != ".png":
-                path = path.with_name(f"{path.name}.png")
-            create_image_grid(titled, nrow=min(4, len(titled))).save(path)
+            self.save(self.draw(pl_module, batch.image[index : index + 1], item), path)
 
     on_predict_batch_end = on_test_batch_end
+
+    @abstractmethod
+    def draw(self, pl_module: LightningModule, image: torch.Tensor, item: ImageItem) -> Image.Image:
+        """Draw the picture of an image.
+
+        Args:
+            pl_module (LightningModule): The model of the pass.
+            image (torch.Tensor): What the model sees, ``(1, 3, height, width)`` in [0, 1].
+            item (ImageItem): The image's file, true mask and post-processed prediction, where there are any.
+
+        Returns:
+            Image.Image: The picture.
+        """
+
+    def save(self, picture: Image.Image, path: Path) -> None:
+        """Save a picture.
+
+        Args:
+            picture (Image.Image): The picture.
+            path (Path): Name that anomalib gives it: that of the image.
+        """
+        picture.save(path, **QUALITY.get(path.suffix.lower(), {}))
+
+
+class ResultVisualizer(PictureVisualizer):
+    """Write a picture per image: the image, its true mask if there is one, the map and the outline of what was found.
+
+    A line above has the verdict, the score and its threshold. Panels have the proportions of the file, and nothing but
+    map and outlines is drawn on them. The map is invisible where it is low. It is the default of
+    :class:`anomalib_clipsam.ClipSam`, and works with every model of anomalib.
+
+    Args:
+        field_size (int): Longer side of each panel, in pixels. Defaults to ``320``.
+        output_dir (str | Path | None): Folder of the pictures. Defaults to ``None``: ``images`` in the folder of the
+            results, as anomalib's own visualizer.
+
+    Raises:
+        ValueError: If the size is below 1.
+
+    Example:
+        >>> item = ImageItem(image=torch.rand(3, 64, 96), pred_score=torch.tensor(0.9), pred_label=torch.tensor(True))
+        >>> ResultVisualizer(field_size=200).visualize(item).size
+        (328, 207)
+    """
+
+    def __init__(self, field_size: int = 320, output_dir: str | Path | None = None) -> None:
+        super().__init__(field_size, output_dir)
+
+    def draw(self, pl_module: LightningModule, image: torch.Tensor, item: ImageItem) -> Image.Image:
+        """Draw the picture of an image, see :meth:`PictureVisualizer.draw`."""
+        del image
+        return self.visualize(item, image_threshold(pl_module))
+
+    def visualize(
+        self, predictions: ImageItem | ImageBatch, threshold: float | None = None
+    ) -> Image.Image | list[Image.Image]:
+        """Draw what was found.
+
+        Args:
+            predictions (ImageItem | ImageBatch): Post-processed predictions, of an image or of a batch.
+            threshold (float | None): Threshold of the score, for the line above. Defaults to ``None``: it is left out.
+
+        Returns:
+            Image.Image | list[Image.Image]: The picture, or one per image of the batch.
+        """
+        if not isinstance(predictions, ImageItem):
+            return [self.visualize(item, threshold) for item in predictions]
+        item = predictions
+        picture = fit(read_picture(item), self.field_size)
+        panels = {"picture": picture}
+        if item.gt_mask is not None:
+            panels["true mask"] = outline(picture, item.gt_mask.squeeze(), TRUTH)
+        if item.anomaly_map is not None:
+            panels["map"] = heat(picture, item.anomaly_map.squeeze())
+        if item.pred_mask is not None:
+            panels["outline"] = outline(picture, item.pred_mask.squeeze(), FOUND)
+        return sheet(panels, len(panels), *heading(item, threshold))
+
+
+class PromptVisualizer(PictureVisualizer):
+    """Write a picture per image: CLIP's map, extreme region and ring, points, masks, box, result.
+
+    ``a.png`` of a folder becomes ``a.png``, ``a.jpg`` becomes ``a.jpg.png``; a picture without a file is called by its
+    place in the pass. The stages are computed once more, so a pass takes about twice as long.
+
+    Args:
+        field_size (int): Longer side of each panel, in pixels. Defaults to ``256``.
+        output_dir (str | Path | None): Folder of the pictures. Defaults to ``None``: ``images`` in the folder of the
+            results, as anomalib's own visualizer.
+
+    Raises:
+        ValueError: If the size is below 1.
+    """
+
+    def __init__(self, field_size: int = 256, output_dir: str | Path | None = None) -> None:
+        super().__init__(field_size, output_dir)
+
+    def draw(self, pl_module: LightningModule, image: torch.Tensor, item: ImageItem) -> Image.Image:
+        """Draw the picture of an image, see :meth:`PictureVisualizer.draw`.
+
+        Raises:
+            TypeError: If the model is not ClipSam.
+        """
+        panels = draw_item(pl_module.model, image, item, self.field_size, own_name(pl_module, item))
+        return sheet(panels, 4, *heading(item, image_threshold(pl_module)))
+
+    def save(self, picture: Image.Image, path: Path) -> None:
+        """Save a picture without a loss, see :meth:`PictureVisualizer.save`."""
+        super().save(picture, path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png"))
+
+
+def image_threshold(pl_module: Any) -> float | None:
+    """Give the threshold of the scores that a model's post-processor has left in a batch.
+
+    Args:
+        pl_module (Any): The model of the pass.
+
+    Returns:
+        float | None: The threshold; ``None`` where no such post-processor is, or where it has none.
+    """
+    post_processor = getattr(pl_module, "post_processor", None)
+    if not getattr(post_processor, "enable_thresholding", False):
+        return None
+    name = "normalized_image_threshold" if post_processor.enable_normalization else "image_threshold"
+    threshold = float(getattr(post_processor, name))
+    return None if math.isnan(threshold) else threshold
+
+
+def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple[int, int, int] | None, str]:
+    """Say what was decided about an image, for the line above its panels.
+
+    Args:
+        item (ImageItem): Its post-processed prediction.
+        threshold (float | None): Threshold of its score. Defaults to ``None``: not known.
+
+    Returns:
+        tuple[str, tuple[int, int, int] | None, str]: Verdict, its colour, and figures, as :func:`sheet` takes them.
+    """
+    figures = [] if item.pred_score is None else [f"score {float(item.pred_score):.2f}"]
+    figures += [] if threshold is None else [f"threshold {threshold:.2f}"]
+    if item.pred_label is None:
+        return "Not judged", None, "   ".join(figures)
+    defective = bool(item.pred_label)
+    if item.gt_label is not None and bool(item.gt_label) != defective:
+        figures.append("a false alarm: labelled good" if defective else "missed: labelled defective")
+    return "Defective" if defective else "Good", FOUND if defective else POSITIVE, "   ".join(figures)
+
+
+def read_picture(item: ImageItem) -> Image.Image:
+    """Read an image's file; where there is none, or where it is gone by now, take the image as the model got it.
+
+    Args:
+        item (ImageItem): The image.
+
+    Returns:
+        Image.Image: The picture, RGB.
+    """
+    try:
+        return Image.open(item.image_path).convert("RGB")
+    except (OSError, AttributeError):  # no file any more, or no path
+        return to_pil_image(item.image.cpu().clamp(0, 1))
 
 
 @contextmanager
@@ -149,8 +310,7 @@ def draw_item(
             "anomalib.visualization.ImageVisualizer."
         )
         raise TypeError(msg)
-    picture = Image.open(item.image_path).convert("RGB") if item.image_path else to_pil_image(image[0].clamp(0, 1))
-    picture = fit(picture, size)
+    picture = fit(read_picture(item), size)
     with _uncounted(model):
         model.set_class_name(class_name or model.class_name)
         stages = model.stages(image)
@@ -217,80 +377,3 @@ def verdict(item: ImageItem, stages: ClipSamStages) -> str:
     score = stages.score[0] if item.pred_score is None else item.pred_score
     label = "" if item.pred_label is None else "defective, " if bool(item.pred_label) else "good, "
     return f"{label}{float(score):.2f}"
-
-
-def _resized(values: torch.Tensor, picture: Image.Image) -> torch.Tensor:
-    """Bring ``(H, W)`` to the size of a picture."""
-    size = (picture.height, picture.width)
-    return F.interpolate(values[None, None].float().cpu(), size, mode="bilinear", align_corners=False)[0, 0]
-
-
-def fit(picture: Image.Image, size: int) -> Image.Image:
-    """Resize a picture to a longer side, in its own proportions.
-
-    Args:
-        picture (Image.Image): The picture.
-        size (int): Longer side, in pixels.
-
-    Returns:
-        Image.Image: A new picture.
-    """
-    longer = max(picture.size)
-    return picture.resize([max(1, round(side * size / longer)) for side in picture.size], Image.Resampling.BICUBIC)
-
-
-def heat(picture: Image.Image, anomaly_map: torch.Tensor) -> Image.Image:
-    """Lay a map over a picture, as colours.
-
-    Args:
-        picture (Image.Image): The picture.
-        anomaly_map (torch.Tensor): ``(H, W)`` in [0, 1], of any size.
-
-    Returns:
-        Image.Image: A new picture.
-    """
-    return Image.blend(picture, visualize_anomaly_map(_resized(anomaly_map, picture).clamp(0, 1)), 0.5)
-
-
-def fill(picture: Image.Image, mask: torch.Tensor, color: tuple[int, int, int]) -> Image.Image:
-    """Colour a mask in.
-
-    Args:
-        picture (Image.Image): The picture.
-        mask (torch.Tensor): ``(H, W)`` of 0 and 1, of any size.
-        color (tuple[int, int, int]): RGB.
-
-    Returns:
-        Image.Image: A new picture.
-    """
-    filled = visualize_mask(_resized(mask, picture) > 0.5, mode="fill", color=color, alpha=0.55)
-    return Image.alpha_composite(picture.convert("RGBA"), filled).convert("RGB")
-
-
-def outline(picture: Image.Image, mask: torch.Tensor, color: tuple[int, int, int]) -> Image.Image:
-    """Draw the outline of a mask, see :func:`fill`."""
-    drawn = visualize_mask(_resized(mask, picture) > 0.5, mode="contour", color=color)
-    return Image.alpha_composite(picture.convert("RGBA"), drawn).convert("RGB")
-
-
-def mark(picture: Image.Image, points: list[tuple[float, float, int]]) -> Image.Image:
-    """Draw points: a disc with a plus for a positive one, with a minus for a negative one.
-
-    Args:
-        picture (Image.Image): The picture.
-        points (list[tuple[float, float, int]]): x, y in pixels; 1 for a positive, 0 for a negative, -1 for no point.
-
-    Returns:
-        Image.Image: A new picture.
-    """
-    marked, radius = picture.copy(), max(5, max(picture.size) // 40)
-    draw = ImageDraw.Draw(marked)
-    for x, y, label in points:
-        if label not in (0, 1):
-            continue
-        disc = (x - radius, y - radius, x + radius, y + radius)
-        draw.ellipse(disc, fill=POSITIVE if label else NEGATIVE, outline=TRUTH)
-        draw.line((x - radius / 2, y, x + radius / 2, y), fill=TRUTH, width=2)
-        if label:
-            draw.line((x, y - radius / 2, x, y + radius / 2), fill=TRUTH, width=2)
-    return marked

@@ -21,6 +21,7 @@ ALLOWED = {
     "results": {"torch_model", *METHOD, "compute"},
     "lightning_model": {
         "passes",
+        "results",
         "deploy",
         "torch_model",
         *METHOD,
@@ -32,7 +33,8 @@ ALLOWED = {
     },
     "passes": {"torch_model", "messages"},
     "deploy": {"torch_model", "clip"},
-    "torch_model": {*METHOD, "clip", "compute"},
+    "torch_model": {"refiner", *METHOD, "clip", "compute"},
+    "refiner": {*METHOD, "compute"},
     "weights": {"clip", "sam", "compute", "messages"},
     "fusion": set(),
     "cps": {"ppg", "frame", "sam"},
@@ -53,6 +55,7 @@ PUBLIC = {
     "ClipSamModel": "torch_model",
     "DrawnParts": "demo",
     "PromptVisualizer": "results",
+    "ResultVisualizer": "results",
 }
 """What the package itself gives -> where it is from."""
 

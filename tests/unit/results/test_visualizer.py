@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The pictures of ClipSam's stages."""
+"""The pictures of a pass: what was found, and ClipSam's stages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.engine import Engine
+from anomalib.models import Padim
+from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
-from anomalib_clipsam import ClipSam, PromptVisualizer
+from anomalib_clipsam import ClipSam, PromptVisualizer, ResultVisualizer
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.visualizer import BOX, NEGATIVE, POSITIVE, RING, draw_item, fill, heat, mark, own_name
+from anomalib_clipsam.results.drawing import BOX, FOUND, POSITIVE, heat
+from anomalib_clipsam.results.visualizer import draw_item, heading, image_threshold, own_name
 
 
 @pytest.fixture(scope="module")
@@ -134,25 +137,6 @@ def test_another_model_is_refused() -> None:
         PromptVisualizer(field_size=0)
 
 
-def test_points_differ_by_sign_and_colour_and_absent_ones_are_not_drawn() -> None:
-    black = Image.new("RGB", (90, 60))
-    marked = mark(black, [(20, 15, 1), (70, 40, 0), (45, 30, -1)])
-    assert near(marked, POSITIVE)[10:21, 15:26].sum() > 20
-    assert near(marked, NEGATIVE)[35:46, 65:76].sum() > 20
-    assert not np.asarray(marked)[25:36, 40:51].any()
-    white = near(marked, (255, 255, 255))
-    assert white[13, 20]  # the upright stroke of the plus
-    assert not white[38, 70]  # which a minus has not
-
-
-def test_mask_of_another_size_is_filled_in() -> None:
-    mask = torch.zeros(4, 8)
-    mask[:2, :4] = 1
-    filled = np.asarray(fill(Image.new("RGB", (80, 40)), mask, RING))
-    assert filled[5, 10].tolist() == pytest.approx([value * 0.55 for value in RING], abs=2)
-    assert not filled[25:, :].any()
-
-
 @pytest.mark.parametrize("predict", [False, True])
 def test_test_and_predict_write_a_picture_per_image(tmp_path: Path, drawn: np.ndarray, predict: bool) -> None:
     (tmp_path / "part").mkdir()
@@ -168,7 +152,127 @@ def test_test_and_predict_write_a_picture_per_image(tmp_path: Path, drawn: np.nd
         Engine(**arguments).test(model, datamodule=data)
     pictures = sorted((tmp_path / "out").rglob("*.png"))
     assert pictures
-    assert {Image.open(path).size for path in pictures} == {(4 * 64, 2 * 64)}
+    sizes = {Image.open(path).size for path in pictures}
+    assert len(sizes) == 1
+    assert min(height for _, height in sizes) > 2 * 64  # two rows of panels
+
+
+def item_of(path: Path | None = None, *, defective: bool = True, **more: Any) -> ImageItem:
+    """A prediction for a picture of 8 x 8 whose upper left quarter is damaged, according to the map and the mask."""
+    anomaly_map = torch.zeros(8, 8)
+    anomaly_map[:4, :4] = 0.9 if defective else 0.1
+    return ImageItem(
+        image=torch.full((3, 8, 8), 0.2),
+        image_path=None if path is None else str(path),
+        anomaly_map=anomaly_map,
+        pred_mask=anomaly_map > 0.5,
+        pred_score=anomaly_map.max(),
+        pred_label=torch.tensor(defective),
+        **more,
+    )
+
+
+def panels_of(sheet: Image.Image, width: int, height: int, count: int) -> list[np.ndarray]:
+    """Cut the panels out of a picture of one row, that are as wide as their captions or wider."""
+    return [
+        np.asarray(sheet)[14 + 28 : 14 + 28 + height, 14 + index * (width + 8) : 14 + index * (width + 8) + width]
+        for index in range(count)
+    ]
+
+
+def test_result_has_the_proportions_of_the_file_and_nothing_but_map_and_outline_over_it(tmp_path: Path) -> None:
+    file = Image.new("RGB", (300, 150), (40, 60, 80))
+    file.save(tmp_path / "a.png")
+    truth = torch.zeros(8, 8, dtype=torch.bool)
+    truth[4:, 4:] = True
+    item = item_of(tmp_path / "a.png", gt_mask=truth, gt_label=torch.tensor(True))
+    picture, true_mask, heated, outlined = panels_of(ResultVisualizer(200).visualize(item, 0.5), 200, 100, 4)
+    assert (picture == (40, 60, 80)).all()
+    for panel, rows, columns in (
+        (true_mask, slice(0, 45), slice(0, 95)),
+        (heated, slice(60, 100), slice(120, 200)),
+        (outlined, slice(60, 100), slice(120, 200)),
+    ):
+        assert (panel != (40, 60, 80)).any()
+        assert (panel[rows, columns] == (40, 60, 80)).all()  # nothing is drawn far from map and mask
+    assert (outlined[20:30, 20:60] == (40, 60, 80)).all()  # nor inside of an outline
+    assert near(Image.fromarray(outlined), FOUND)[:, 97:103].any()
+
+
+def test_good_picture_stays_as_it_is() -> None:
+    panels = panels_of(ResultVisualizer(100).visualize(item_of(defective=False)), 100, 100, 3)
+    assert (np.stack(panels) == 51).all()
+
+
+def test_picture_without_a_file_or_whose_file_is_gone_is_drawn_from_the_image(tmp_path: Path) -> None:
+    whole, gone = (ResultVisualizer(100).visualize(item_of(path)) for path in (None, tmp_path / "gone.png"))
+    assert np.array_equal(np.asarray(whole), np.asarray(gone))
+
+
+def test_batch_gives_a_list_and_an_image_without_a_prediction_its_picture() -> None:
+    batch = ImageBatch(torch.rand(2, 3, 8, 8), pred_score=torch.tensor([0.1, 0.9]))
+    first, second = ResultVisualizer(64).visualize(batch)
+    assert first.size == second.size
+    assert not np.array_equal(np.asarray(first), np.asarray(second))
+
+
+@pytest.mark.parametrize(
+    ("said", "labelled", "expected"),
+    [
+        (True, None, ("Defective", "score 0.90   threshold 0.50")),
+        (True, True, ("Defective", "score 0.90   threshold 0.50")),
+        (True, False, ("Defective", "score 0.90   threshold 0.50   a false alarm: labelled good")),
+        (False, True, ("Good", "score 0.10   threshold 0.50   missed: labelled defective")),
+        (False, False, ("Good", "score 0.10   threshold 0.50")),
+    ],
+)
+def test_line_above_says_verdict_score_threshold_and_errors(
+    said: bool, labelled: bool | None, expected: tuple[str, str]
+) -> None:
+    item = item_of(defective=said, gt_label=None if labelled is None else torch.tensor(labelled))
+    verdict, color, figures = heading(item, 0.5)
+    assert (verdict, figures) == expected
+    assert color == (FOUND if said else POSITIVE)
+    assert heading(ImageItem(image=torch.rand(3, 8, 8))) == ("Not judged", None, "")
+
+
+def test_threshold_is_that_of_the_scores_as_they_are_left(model: ClipSam) -> None:
+    assert image_threshold(model) == 0.5
+    moved = ClipSam(weights="demo", refine=False, image_threshold=0.7)
+    assert image_threshold(moved) == 0.5  # the score is normalised so that it is
+    moved.post_processor.enable_normalization = False
+    assert image_threshold(moved) == pytest.approx(0.7)
+    moved.post_processor.image_sensitivity = 0.4
+    moved.post_processor.enable_normalization = True
+    assert image_threshold(moved) == pytest.approx(0.6)
+    moved.post_processor.enable_thresholding = False
+    assert image_threshold(moved) is None
+    assert image_threshold(torch.nn.Linear(1, 1)) is None
+
+
+def test_it_is_the_default_and_a_user_s_own_wins() -> None:
+    assert isinstance(ClipSam(weights="demo", refine=False).visualizer, ResultVisualizer)
+    own = ImageVisualizer()
+    assert ClipSam(weights="demo", refine=False, visualizer=own).visualizer is own
+
+
+def test_results_lie_where_anomalib_puts_them_for_any_model(tmp_path: Path, drawn: np.ndarray) -> None:
+    """The same names below the same folder as those of anomalib's own visualizer, and the same for another model."""
+    for folder in ("good", "bad"):
+        (tmp_path / "parts" / folder).mkdir(parents=True)
+        for name in ("a.jpg", "b.PNG"):
+            Image.fromarray(drawn).resize((300, 200)).save(tmp_path / "parts" / folder / name)
+    folders = {"normal_dir": "good", "abnormal_dir": "bad", "normal_test_dir": "good", "val_split_mode": "same_as_test"}
+    data = Folder("parts", root=tmp_path / "parts", num_workers=0, **folders)
+    found = []
+    for visualizer in (ResultVisualizer(64), ImageVisualizer()):
+        model = Padim(pre_trained=False, backbone="resnet18", n_features=8, visualizer=visualizer)
+        engine = Engine(default_root_dir=tmp_path / type(visualizer).__name__, accelerator="cpu", logger=False)
+        engine.train(model, datamodule=data)
+        root = Path(engine.trainer.default_root_dir) / "images"
+        found.append(sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*")))
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
 
 
 def test_no_picture_overwrites_another(model: ClipSam, drawn: np.ndarray, tmp_path: Path) -> None:
