@@ -125,7 +125,7 @@ def predictions(command: ArgumentParser) -> Run:
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
         from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-        from anomalib_clipsam.results.predict import count_good_parts, hash_content, write_predictions
+        from anomalib_clipsam.results.predict import check_trainer, count_good_parts, hash_content, write_predictions
 
         if options.threshold is not None and not 0 <= options.threshold <= 1:
             msg = f"The threshold is {options.threshold}, but scores lie between 0 and 1. Choose a number there."
@@ -139,6 +139,8 @@ def predictions(command: ArgumentParser) -> Run:
             raise ValueError(msg)
         if options.quiet:
             logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
+        trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}
+        check_trainer(**trainer)
         # The score in the table stays as it is, so that the next threshold can be read off it.
         moved = {} if options.threshold is None else {"image_sensitivity": 1 - options.threshold}
         model = ClipSam(
@@ -166,9 +168,7 @@ def predictions(command: ArgumentParser) -> Run:
             pictures=options.pictures,
             batch_size=options.batch_size,
             quiet=options.quiet,
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.num_nodes,
+            **trainer,
         )
         return found and f"{found}\n", 0
 

@@ -42,7 +42,12 @@ ADVICE = (
     ),
 )
 """Beginning of an error, a file of anomalib's that it comes through, and what it does not say."""
-TALKATIVE = ("anomalib", *(f"{name}.utilities.rank_zero" for name in ("lightning.pytorch", "lightning_fabric")))
+TALKATIVE = (
+    "anomalib",
+    "lightning.fabric.utilities.distributed",
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+)
 """Loggers of what says nothing about the pictures, such as which services can be bought."""
 
 

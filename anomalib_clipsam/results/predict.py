@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.data import PredictDataset
 from anomalib.data.utils import get_image_filenames
 from anomalib.engine import Engine
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from anomalib_clipsam.compute.file_hashes import hash_file
 from anomalib_clipsam.results.prediction_folder import PredictionFolder
 from anomalib_clipsam.results.prediction_table import PredictionTable
+from anomalib_clipsam.results.visualizer import ResultVisualizer
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
@@ -81,6 +83,23 @@ def count_good_parts(folder: Path) -> int:
     return min(MOST_GOOD_PARTS, len(get_image_filenames(folder)))
 
 
+def check_trainer(**arguments: Any) -> None:
+    """Check arguments of Lightning's ``Trainer`` before anything is read or written.
+
+    Args:
+        **arguments (Any): The arguments.
+
+    Raises:
+        ValueError: If this machine or these processes cannot do it.
+    """
+    try:
+        Trainer(logger=False, enable_checkpointing=False, **arguments)
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        named = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
+        msg = f"Lightning cannot run with {named}: {error} Choose others, or leave them out."
+        raise ValueError(msg) from error
+
+
 def hash_content(path: Path) -> str:
     """Tell a file, or the good parts of a folder, from others.
 
@@ -114,7 +133,7 @@ def write_predictions(
         checkpoint (Path | None): Checkpoint with calibrated thresholds. Defaults to ``None``, the model's own.
         settings (Mapping[str, str | None] | None): What the predictions depend on: a folder that was begun with others
             is refused. Defaults to ``None``, nothing.
-        pictures (bool): Whether the model's visualizer draws pictures into the folder, too. Defaults to ``False``.
+        pictures (bool): Whether :class:`ResultVisualizer` draws each picture, too. Defaults to ``False``.
         batch_size (int): Pictures that the model looks at together. Defaults to ``1``.
         quiet (bool): Whether to leave out the progress bar. Defaults to ``False``.
         **trainer (Any): Arguments of Lightning's ``Trainer``: ``accelerator``, ``devices``, ``num_nodes``.
@@ -135,11 +154,12 @@ def write_predictions(
     if to.suffix == ".csv" or to.is_file():
         model.visualizer, scored = PredictionTable(to), set()
     else:
-        visualizer = model.visualizer if pictures else None
-        if visualizer is not None:
-            visualizer.output_dir = to / "pictures"
-        model.visualizer = PredictionFolder(to, folder, dataset.image_filenames, visualizer)
-        scored = model.visualizer.begin(settings or {})
+        drawer = ResultVisualizer() if pictures else None
+        model.visualizer = PredictionFolder(to, folder, dataset.image_filenames, drawer)
+        settings = dict(settings or {})
+        if getattr(model, "compares_batch", False):  # each score depends on all pictures
+            settings["pictures"] = model.visualizer.hash_states()
+        scored = model.visualizer.begin(settings)
     count = len(dataset.image_filenames)
     if scored:
         logger.info("%d of %d pictures are scored already.", len(scored), count)
@@ -148,18 +168,14 @@ def write_predictions(
             dataset, batch_size, sampler=Share(dataset, scored), collate_fn=dataset.collate_fn, pin_memory=True
         )
         with TemporaryDirectory() as workspace:
-            try:
-                engine = Engine(
-                    default_root_dir=workspace,
-                    logger=False,
-                    enable_progress_bar=not quiet,
-                    use_distributed_sampler=False,
-                    **trainer,
-                )
-                engine.predict(model, dataloaders=loader, ckpt_path=checkpoint, return_predictions=False)
-            except MisconfigurationException as error:
-                msg = str(error)
-                raise ValueError(msg) from error
+            engine = Engine(
+                default_root_dir=workspace,
+                logger=False,
+                enable_progress_bar=not quiet,
+                use_distributed_sampler=False,
+                **trainer,
+            )
+            engine.predict(model, dataloaders=loader, ckpt_path=checkpoint, return_predictions=False)
     if rank_zero_only.rank:
         return ""
     return model.visualizer.finish() if isinstance(model.visualizer, PredictionFolder) else f"Wrote {to}."

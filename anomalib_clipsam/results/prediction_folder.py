@@ -14,6 +14,7 @@ of the files, whoever has scored it and how often; each table is replaced in one
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -27,14 +28,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from anomalib_clipsam.results.coco import to_coco
-from anomalib_clipsam.results.describe import describe
+from anomalib_clipsam.results.describe import DIGITS, describe
+from anomalib_clipsam.results.visualizer import image_threshold, own_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from anomalib.data import ImageBatch, ImageItem
-    from anomalib.visualization import Visualizer
     from lightning import LightningModule, Trainer
+
+    from anomalib_clipsam.results.visualizer import PictureVisualizer
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +61,19 @@ class PredictionFolder(BasePredictionWriter):
         folder (Path): The folder.
         root (Path): Folder of the pictures, or the one picture.
         files (Sequence[str | Path]): The pictures.
-        pictures (Visualizer | None): What draws them, too. Defaults to ``None``: nothing does.
+        pictures (PictureVisualizer | None): What draws them, too. Defaults to ``None``: nothing does.
+
+    Attributes:
+        sums_up (bool): That a pass needs no other line at its end.
 
     Raises:
         ValueError: If the masks of two pictures would have the same name.
     """
 
+    sums_up = True
+
     def __init__(
-        self, folder: Path, root: Path, files: Sequence[str | Path], pictures: Visualizer | None = None
+        self, folder: Path, root: Path, files: Sequence[str | Path], pictures: PictureVisualizer | None = None
     ) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
@@ -78,6 +86,10 @@ class PredictionFolder(BasePredictionWriter):
             both = " and ".join(file for file, name in self.names.items() if name == twice[0])
             msg = f"The masks of {both} would both be called {twice[0]}. Rename one of these pictures."
             raise ValueError(msg)
+
+    def hash_states(self) -> str:
+        """Tell these pictures, as they are now, from others: the first digits of a SHA-256."""
+        return hashlib.sha256(json.dumps(self.states).encode()).hexdigest()[:16]
 
     def begin(self, settings: Mapping[str, str | None]) -> set[str]:
         """Begin the folder, or go on with it.
@@ -139,10 +151,13 @@ class PredictionFolder(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write what was predicted of a batch, its lines of the journal last."""
-        del batch_indices
-        if self.pictures is not None:
-            self.pictures.on_predict_batch_end(trainer, pl_module, prediction, batch, batch_idx, dataloader_idx)
-        entries = [self._write_mask(pl_module, item) for item in prediction]
+        del batch_indices, batch, batch_idx, dataloader_idx
+        entries = []
+        for index, item in enumerate(prediction):
+            if self.pictures is not None:
+                drawn = self.pictures.draw(pl_module, prediction.image[index : index + 1], item)
+                self._replace(self.folder / "pictures" / self.names[item.image_path], _to_png(drawn))
+            entries.append(self._write_mask(pl_module, item))
         # What a kill has torn ends where the next line begins.
         lines = "".join(f"\n{json.dumps(entry)}" for entry in entries)
         with (self.folder / "journal" / f"{trainer.global_rank}.jsonl").open("ab") as journal:
@@ -197,7 +212,7 @@ class PredictionFolder(BasePredictionWriter):
         found = f"{labels['defective']:,} defective, {labels['good']:,} good"
         if missing:
             found += f", {missing:,} not scored"
-        places = [*made, "masks", *(["pictures"] if self.pictures is not None else [])]
+        places = [*made, *(name for name in ("masks", "pictures") if (self.folder / name).exists())]
         pictures = "picture" if len(self.states) == 1 else "pictures"
         return f"{len(self.states):,} {pictures}: {found}. In {self.folder}: {', '.join(places)}."
 
@@ -215,19 +230,16 @@ class PredictionFolder(BasePredictionWriter):
         found = describe(item)
         path = self.folder / "masks" / self.names[found.file]
         if found.mask_area:
-            png = BytesIO()
-            Image.fromarray(found.mask).save(png, "PNG")
-            self._replace(path, png.getvalue())
+            self._replace(path, _to_png(Image.fromarray(found.mask)))
         else:
             path.unlink(missing_ok=True)  # of the picture that had this name before
-        processor = getattr(pl_module, "post_processor", None)
-        threshold = getattr(processor, "normalized_image_threshold", None)
+        threshold = image_threshold(pl_module)
         return {
             "file": found.file,
             "score": found.score,
-            "threshold": None if threshold is None else round(float(threshold), 4),
+            "threshold": None if threshold is None else round(threshold, DIGITS),
             "label": found.label,
-            "class_name": pl_module.name_of(found.file) if hasattr(pl_module, "name_of") else None,
+            "class_name": own_name(pl_module, item),
             "width": found.size[0],
             "height": found.size[1],
             "mask_area": found.mask_area,
@@ -251,6 +263,12 @@ class PredictionFolder(BasePredictionWriter):
 def _state(file: str | Path) -> State:
     status = Path(file).stat()
     return [status.st_size, status.st_mtime_ns]
+
+
+def _to_png(picture: Image.Image) -> bytes:
+    png = BytesIO()
+    picture.save(png, "PNG")
+    return png.getvalue()
 
 
 def _to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
