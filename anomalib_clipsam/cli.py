@@ -16,6 +16,7 @@ Example:
     >>> # anomalib-clipsam predictions FOLDER --to out           # tables, masks, JSON lines and COCO of a folder
     >>> # anomalib-clipsam predictions FOLDER --to scores.csv --good GOOD    # one table; compared with a few good parts
     >>> # anomalib-clipsam compare --config compare.yaml         # anomalib's models side by side
+    >>> # anomalib-clipsam app                                   # a picture at a time, in a browser
 """
 
 import logging
@@ -197,6 +198,23 @@ def compare(command: ArgumentParser) -> Run:
     return run
 
 
+def app(command: ArgumentParser) -> Run:
+    """Try ClipSam in a browser: drop a picture; see verdict, outline, map and points. Pictures stay on this machine."""
+    command.add_argument("--weights", default="lite", help="as --model.weights (default: lite, which is carried)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)"
+    )
+    command.add_argument("--port", type=int, default=7860, help="port; 0 for any that is free (default: 7860)")
+
+    def run(options: Namespace) -> tuple[str, int]:
+        from anomalib_clipsam.app.page import serve
+
+        serve(options.weights, options.host, options.port)
+        return "", 0
+
+    return run
+
+
 COMMANDS = {
     "prompts": (prompts, "print the text prompts"),
     "weights list": (list_weights, "what is here, sizes, licences"),
@@ -204,6 +222,7 @@ COMMANDS = {
     "weights verify": (verify_weights, "compare what is here with the table"),
     "predictions": (predictions, "a folder's scores, labels, masks and boxes as CSV, JSON, PNG and COCO"),
     "compare": (compare, "anomalib's models side by side"),
+    "app": (app, "try it on a picture, in a browser"),
 }
 """Words of the command -> the function that makes it, and what `--help` says of it."""
 GROUPS = {"weights": "list, fetch and verify weights"}
@@ -239,7 +258,7 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("anomalib_clipsam").setLevel(logging.INFO)  # what is fetched from where
     try:
         text, code = options.run(options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         flags = {name: f"--{name.replace('_', '-')}" for name in vars(options)}
         options.command.exit(2, f"{options.command.prog}: {sentence(error, flags)}\n")
     print(text, end="")
