@@ -45,6 +45,7 @@ ADVICE = (
 TALKATIVE = (
     "anomalib",
     "lightning.fabric.utilities.distributed",
+    "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
 )
