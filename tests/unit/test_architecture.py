@@ -31,7 +31,7 @@ ALLOWED = {
         "arguments",
         "messages",
     },
-    "passes": {"torch_model", "messages"},
+    "passes": {"torch_model", "refiner", *METHOD, "weights", "arguments", "messages"},
     "deploy": {"torch_model", "clip"},
     "torch_model": {"refiner", *METHOD, "clip", "compute"},
     "refiner": {*METHOD, "compute"},
@@ -55,6 +55,7 @@ PUBLIC = {
     "ClipSamModel": "torch_model",
     "DrawnParts": "demo",
     "PromptVisualizer": "results",
+    "SamPostProcessor": "passes",
     "ResultVisualizer": "results",
 }
 """What the package itself gives -> where it is from."""
