@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Small pictures of some test images, kept for the report: map and mask of each model, and ClipSam's stages."""
+"""Small pictures of some test images, kept for the report: map and mask of each model, and SAM's stages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 
 from anomalib_clipsam.results.drawing import FOUND, TRUTH, fit, heat, outline
-from anomalib_clipsam.results.visualizer import draw_item, own_name
-from anomalib_clipsam.torch_model import ClipSamModel
+from anomalib_clipsam.results.visualizer import draw_stages, has_stages
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
@@ -72,9 +71,8 @@ class ReportPictures(Visualizer):
             if item.pred_mask is not None:
                 drawn["mask"] = outline(picture, item.pred_mask.squeeze(), FOUND)
             stages = {}
-            if isinstance(pl_module.model, ClipSamModel):
-                name = own_name(pl_module, item)
-                stages = draw_item(pl_module.model, batch.image[index : index + 1], item, SIZE, name)
+            if has_stages(pl_module):
+                stages = draw_stages(pl_module, batch.image[index : index + 1], item, SIZE)
             self.entries.append(
                 {
                     "path": path,

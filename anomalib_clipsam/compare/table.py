@@ -190,7 +190,7 @@ def data_lines(rows: Sequence[Row], data: DataEntry) -> list[Line]:
     lines = []
     for category in dict.fromkeys(row.category for row in rows):
         lines += _group([row for row in rows if row.category == category], category or "all")
-    if len(data.categories) > 1:
+    if rows and len(data.categories) > 1:
         lines += _group(list(means(rows, len(data.categories))), "mean", mean=True)
     return lines
 

@@ -172,7 +172,9 @@ class SamPostProcessor(PostProcessor):
         cascade = group(cps, CpsArguments, "cps")
         if sam_weights is None:
             announce([row])
-        self.refiner = SamRefiner(generator, CascadedPrompts(load_sam(row, sam_weights), **cascade), fuse, precision)
+        with torch.random.fork_rng(devices=[]):  # SAM is built with random weights: a seed must give the same model
+            sam = load_sam(row, sam_weights)
+        self.refiner = SamRefiner(generator, CascadedPrompts(sam, **cascade), fuse, precision)
         self.refined_threshold = REFINED_THRESHOLD
         self.images_seen = self.images_refined = 0
         self._refined_threshold_metric = F1AdaptiveThreshold(fields=["anomaly_map", "gt_mask"], strict=False)
@@ -189,7 +191,12 @@ class SamPostProcessor(PostProcessor):
         self.refiner.eval()
         return self
 
-    # A checkpoint holds thresholds of the model's own maps, by anomalib's names, and this.
+    # A checkpoint holds thresholds of the model's own maps, by anomalib's names, and one number more.
+
+    @property
+    def state_key(self) -> str:
+        """Name of a checkpoint's entry, for Lightning: that of anomalib's own post-processor, which can read it."""
+        return PostProcessor.__qualname__
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
@@ -227,6 +234,10 @@ class SamPostProcessor(PostProcessor):
         self._done = None
         if stage != "fit" and (stage != "validate" or trainer.validate_loop.verbose):
             self._store.clear()
+
+    def forget(self) -> None:
+        """Forget refined maps of the validation pass, which a test pass on the same images reuses."""
+        self._store.clear()
 
     # Validation: the model's own maps are calibrated first, and then the refined ones.
 
@@ -301,27 +312,29 @@ class SamPostProcessor(PostProcessor):
         batch.anomaly_map = scale.from_unit(self._settle(unit))
         batch.pred_mask = None  # a model's own fits its own map
 
-    def stages_of(self, pl_module: LightningModule, batch: Batch, index: int) -> ClipSamStages:
+    def stages_of(self, pl_module: LightningModule, image: torch.Tensor, path: str | None) -> ClipSamStages:
         """Give every intermediate result for an image of the batch that was refined last. SAM sees it once more.
 
         Args:
-            pl_module (LightningModule): The model that made the maps.
-            batch (Batch): That batch.
-            index (int): Which of its images.
+            pl_module (LightningModule): The model that made the map.
+            image (torch.Tensor): The image as it is in the batch, ``(1, 3, height, width)``.
+            path (str | None): Its file.
 
         Returns:
             ClipSamStages: Results for this image; ``anomaly_map`` is the model's, brought to [0, 1].
 
         Raises:
-            ValueError: If another batch was refined last.
+            ValueError: If the image is not of that batch.
         """
-        if self._done is None or self._done[0] is not batch:
-            msg = "This batch is not the one that was refined last. Ask in `on_test_batch_end`, after it was refined."
+        batch, maps = (None, None) if self._done is None else self._done
+        images = [] if batch is None else batch.image
+        index = next((place for place, other in enumerate(images) if torch.equal(other, image[0])), None)
+        if index is None:
+            msg = "This image is not of the batch that was refined last. Ask when the batch ends."
             raise ValueError(msg)
-        maps = self._done[1][index : index + 1]
+        maps = maps[index : index + 1]
         unit = self._scale(maps).to_unit(maps).clamp(0, 1)
-        path = batch.image_path[index] if batch.image_path else None
-        picture = self._view(path, _as_seen(pl_module, batch.image[index : index + 1])[0], maps.shape[-2:])
+        picture = self._view(path, _as_seen(pl_module, image)[0], maps.shape[-2:])
         stages = self.refiner.refine(picture, unit, unit.amax(dim=(-2, -1)))
         return replace(stages, fused_map=self._settle(stages.fused_map))
 

@@ -17,7 +17,7 @@ ROOT = Path(anomalib_clipsam.__file__).parent
 METHOD = {"ppg", "cps", "fusion", "frame"}
 ALLOWED = {
     "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
-    "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
+    "compare": {"results", "lightning_model", "passes", "torch_model", "weights", "demo", "messages"},
     "results": {"torch_model", *METHOD},
     "lightning_model": {
         "passes",
