@@ -562,11 +562,12 @@ class ClipSam(AnomalibModule):
         judge = self.model.judge
         if not isinstance(judge, BatchJudge):
             return
-        whole = WholePass(loaders, [number * self.trainer.world_size for number in batches])
+        whole = WholePass(loaders, batches, self.trainer.world_size)
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not self.trainer.is_global_zero):
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not shown):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)

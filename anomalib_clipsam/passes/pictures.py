@@ -93,8 +93,8 @@ class PictureCheck(Callback):
             self.pass_over(loader)
             if self.fits is not None:
                 self.take_singly(loader)
-            if visualizer is not None and trainer.is_global_zero:
-                results = getattr(visualizer, "output_dir", None) or Path(trainer.default_root_dir) / "images"
+            if hasattr(visualizer, "output_dir") and trainer.is_global_zero:  # else it draws no pictures
+                results = visualizer.output_dir or Path(trainer.default_root_dir) / "images"
                 paths = [path for path, _ in list_files(dataset)]
                 found = [find_overwritten(paths, getattr(trainer, "datamodule", None))]
                 if isinstance(whole, PredictDataset):

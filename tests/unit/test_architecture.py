@@ -19,7 +19,7 @@ ALLOWED = {
     "cli": {"app", "command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
     "app": {"results", "lightning_model", "passes", "clip", "demo", "messages"},
     "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
-    "results": {"torch_model", *METHOD},
+    "results": {"torch_model", *METHOD, "compute"},
     "lightning_model": {
         "passes",
         "results",
