@@ -13,9 +13,10 @@ Example:
     >>> # anomalib-clipsam weights list                          # what is here, sizes, licences
     >>> # anomalib-clipsam weights fetch vit_b --to FOLDER       # prepare a folder for a machine without a network
     >>> # anomalib-clipsam weights verify                        # compare what is here with the table
-    >>> # anomalib-clipsam predictions FOLDER --to scores.csv    # score, label, mask area and boxes of each picture
-    >>> # anomalib-clipsam predictions FOLDER --to scores.csv --good GOOD    # compared with a few good parts
+    >>> # anomalib-clipsam predictions FOLDER --to out           # tables, masks, JSON lines and COCO of a folder
+    >>> # anomalib-clipsam predictions FOLDER --to scores.csv --good GOOD    # one table; compared with a few good parts
     >>> # anomalib-clipsam compare --config compare.yaml         # anomalib's models side by side
+    >>> # anomalib-clipsam app                                   # a picture at a time, in a browser
 """
 
 import logging
@@ -26,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
-from anomalib_clipsam.command_line import sentence
+from anomalib_clipsam.command_line import only_our_lines, sentence
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -85,9 +86,14 @@ def verify_weights(command: ArgumentParser) -> Run:
 
 
 def predictions(command: ArgumentParser) -> Run:
-    """Score the pictures of a folder with ClipSam, and write a line per picture into a CSV file."""
+    """Score the pictures of a folder with ClipSam, and write tables, masks, JSON lines and COCO into a folder.
+
+    A run that was stopped is gone on with by the same command. With `--to FILE.csv` there is one table only.
+    """
     command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
-    command.add_argument("--to", type=Path, required=True, metavar="FILE.csv", help="file to write")
+    command.add_argument(
+        "--to", type=Path, required=True, metavar="RESULTS", help="folder to write, or a file that ends in .csv"
+    )
     command.add_argument("--weights", default="vit_b", help="as --model.weights (default: vit_b)")
     command.add_argument(
         "--class-name", metavar="NAME", help="name of the part, 'folder', or a file, as --model.class_name"
@@ -109,15 +115,33 @@ def predictions(command: ArgumentParser) -> Run:
         "--good", type=Path, metavar="FOLDER", help="good parts to compare with, the first 8; they set the thresholds"
     )
     compared.add_argument("--references", choices=("none", "self", "batch"), help="as --model.references")
+    command.add_argument("--pictures", action="store_true", help="draw each picture with its verdict, too")
+    command.add_argument("--quiet", action="store_true", help="no progress bar, and the last line only")
+    command.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
+    command.add_argument("--accelerator", default="auto", help="as Lightning's: cpu, gpu and so on (default: auto)")
+    command.add_argument("--devices", default="1", help="as Lightning's: how many, or which (default: 1)")
+    command.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines of a cluster (default: 1)")
 
+    @only_our_lines()
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
         from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-        from anomalib_clipsam.results.prediction_table import count_good_parts, write_predictions
+        from anomalib_clipsam.results.predict import check_trainer, count_good_parts, hash_content, write_predictions
 
         if options.threshold is not None and not 0 <= options.threshold <= 1:
             msg = f"The threshold is {options.threshold}, but scores lie between 0 and 1. Choose a number there."
             raise ValueError(msg)
+        if options.batch_size < 1:
+            msg = f"The batch size is {options.batch_size}, but it is a number of pictures. Choose 1 or more."
+            raise ValueError(msg)
+        needs_folder = options.pictures or options.devices != "1" or options.num_nodes != 1
+        if needs_folder and options.to.suffix == ".csv":
+            msg = f"{options.to} is a table only. Give --to a folder for pictures, and for several processes."
+            raise ValueError(msg)
+        if options.quiet:
+            logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
+        trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}
+        check_trainer(**trainer)
         # The score in the table stays as it is, so that the next threshold can be read off it.
         moved = {} if options.threshold is None else {"image_sensitivity": 1 - options.threshold}
         model = ClipSam(
@@ -128,8 +152,26 @@ def predictions(command: ArgumentParser) -> Run:
             few_shot_source=None if options.good is None else str(options.good),
             post_processor=ClipSamPostProcessor(min_area=options.min_area, **moved),
         )
-        write_predictions(model, options.folder, options.to, options.checkpoint)
-        return f"Wrote {options.to}.\n", 0
+        names = ("weights", "class_name", "checkpoint", "threshold", "min_area", "good", "references", "pictures")
+        settings = {"version": __version__, "folder": str(options.folder.resolve())}
+        settings |= {f"--{name.replace('_', '-')}": str(getattr(options, name)) for name in names}
+        settings |= {f"weights of {part}": row["sha256"][:16] for part, row in model.frozen_weights().items()}
+        for name in ("class_name", "checkpoint", "good"):
+            path = Path(getattr(options, name) or "")
+            if getattr(options, name) is not None and path.exists():
+                settings[f"content of --{name.replace('_', '-')}"] = hash_content(path)
+        found = write_predictions(
+            model,
+            options.folder,
+            options.to,
+            options.checkpoint,
+            settings,
+            pictures=options.pictures,
+            batch_size=options.batch_size,
+            quiet=options.quiet,
+            **trainer,
+        )
+        return found and f"{found}\n", 0
 
     return run
 
@@ -156,13 +198,31 @@ def compare(command: ArgumentParser) -> Run:
     return run
 
 
+def app(command: ArgumentParser) -> Run:
+    """Try ClipSam in a browser: drop a picture; see verdict, outline, map and points. Pictures stay on this machine."""
+    command.add_argument("--weights", default="lite", help="as --model.weights (default: lite, which is carried)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)"
+    )
+    command.add_argument("--port", type=int, default=7860, help="port; 0 for any that is free (default: 7860)")
+
+    def run(options: Namespace) -> tuple[str, int]:
+        from anomalib_clipsam.app.page import serve
+
+        serve(options.weights, options.host, options.port)
+        return "", 0
+
+    return run
+
+
 COMMANDS = {
     "prompts": (prompts, "print the text prompts"),
     "weights list": (list_weights, "what is here, sizes, licences"),
     "weights fetch": (fetch_weights, "bring weights to this machine or into a folder"),
     "weights verify": (verify_weights, "compare what is here with the table"),
-    "predictions": (predictions, "a folder's scores, labels, mask areas and boxes as CSV"),
+    "predictions": (predictions, "a folder's scores, labels, masks and boxes as CSV, JSON, PNG and COCO"),
     "compare": (compare, "anomalib's models side by side"),
+    "app": (app, "try it on a picture, in a browser"),
 }
 """Words of the command -> the function that makes it, and what `--help` says of it."""
 GROUPS = {"weights": "list, fetch and verify weights"}
@@ -194,10 +254,11 @@ def main(args: Sequence[str] | None = None) -> None:
         args (Sequence[str] | None): Arguments of the command line. Defaults to those of the process.
     """
     options = build_parser().parse_args(args)
+    logging.basicConfig(format="%(message)s")
     logging.getLogger("anomalib_clipsam").setLevel(logging.INFO)  # what is fetched from where
     try:
         text, code = options.run(options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         flags = {name: f"--{name.replace('_', '-')}" for name in vars(options)}
         options.command.exit(2, f"{options.command.prog}: {sentence(error, flags)}\n")
     print(text, end="")

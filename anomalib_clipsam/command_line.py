@@ -13,6 +13,8 @@ import inspect
 import logging
 import re
 import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 from anomalib_clipsam.messages import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 PACKAGE = __name__.partition(".")[0]
@@ -40,6 +42,14 @@ ADVICE = (
     ),
 )
 """Beginning of an error, a file of anomalib's that it comes through, and what it does not say."""
+TALKATIVE = (
+    "anomalib",
+    "lightning.fabric.utilities.distributed",
+    "lightning.pytorch.trainer.connectors.signal_connector",
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+)
+"""Loggers of what says nothing about the pictures, such as which services can be bought."""
 
 
 def find_for_users(error: BaseException) -> BaseException | None:
@@ -116,6 +126,22 @@ def settle() -> None:
 
     sys.excepthook = show
     logging.getLogger(PACKAGE).addHandler(PrintedOnce())
+
+
+@contextmanager
+def only_our_lines() -> Iterator[None]:
+    """Leave out what other libraries log about themselves and warn their callers of, but for errors."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [each.level for each in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for each in loggers:
+                each.setLevel(logging.ERROR)
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 class PrintedOnce(logging.Handler):

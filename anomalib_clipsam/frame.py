@@ -42,7 +42,19 @@ def resize_image(image: torch.Tensor, longer_side: int) -> torch.Tensor:
     Returns:
         torch.Tensor: ``(B, 3, H, W)`` in [0, 1]; the images themselves where they have that size.
     """
-    size = scaled_size(image.shape[-2:], longer_side)
+    return resize_to(image, scaled_size(image.shape[-2:], longer_side))
+
+
+def resize_to(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize images to a height and width, see :func:`resize_image`.
+
+    Args:
+        image (torch.Tensor): ``(B, 3, height, width)`` in [0, 1].
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        torch.Tensor: ``(B, 3, H, W)`` in [0, 1]; the images themselves where they have that size.
+    """
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)

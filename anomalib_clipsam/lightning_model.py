@@ -61,6 +61,7 @@ from anomalib_clipsam.clip.references import (
 from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
+from anomalib_clipsam.frame import resize_to
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.advice import find_unused, refuse_videos
@@ -74,6 +75,8 @@ from anomalib_clipsam.passes.summary import PassSummary
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.results.visualizer import ResultVisualizer
+from anomalib_clipsam.tiled_model import TiledClipSamModel
+from anomalib_clipsam.tiles import Tiling
 from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.store import announce
@@ -97,7 +100,7 @@ FROZEN = "model."
 """Prefix of the frozen weights; a checkpoint leaves them out."""
 CHECKPOINT_KEY = "clip_sam"
 """Key of the checkpoint's entry about the frozen weights and the text."""
-DECISIVE = ("localizer", "clip_size", "prompts")
+DECISIVE = ("localizer", "clip_size", "prompts", "tiles", "tile_overlap")
 """Settings without which a checkpoint's thresholds mean nothing; others shift scores, maps or masks a little."""
 SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
 GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
@@ -139,9 +142,15 @@ class ClipSam(AnomalibModule):
         sam_architecture (str | None): ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, MobileSAM's ``"vit_t"`` or ``"lite"``, in
             place of the pair's. Defaults to ``None``.
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the architecture's own.
-        map_size (int | None): Side of maps and masks, in pixels. Defaults to ``None``, the pair's: 518 for the
-            published weights, 448 for ``"mobile"``, 256 for ``"lite"``.
+        map_size (int | None): Longer side of maps and masks, in pixels. Defaults to ``None``, the pair's: 518 for the
+            published weights, 448 for ``"mobile"``, 256 for ``"lite"``; with ``tiles`` the picture's, up to 1024.
         clip_size (int | None): Side of the square that CLIP sees, in pixels. Defaults to ``None``, the pair's.
+        tiles (int | str | None): For large pictures: side of the squares that they are cut into, in pixels, or
+            ``"auto"``, by their size. Pictures are seen at their own scale and in their own aspect, and one by one.
+            Defaults to ``None``: each picture is squeezed to one square.
+        tile_overlap (float): Share of its side that a tile has in common with the next one, at least, in [0, 0.75].
+            Defaults to ``0.25``.
+        tile_batch (int): Tiles that CLIP sees at once; memory grows with it. Defaults to ``8``.
         references (str | None): What a picture is compared with beside the text: ``"none"``, ``"self"`` (the picture
             itself) or ``"batch"`` (all pictures of the pass, unlabelled, five or more; their scores depend on this
             company). Defaults to ``None``, as the pair says.
@@ -203,6 +212,9 @@ class ClipSam(AnomalibModule):
         sam_weights: str | None = None,
         map_size: int | None = None,
         clip_size: int | None = None,
+        tiles: int | str | None = None,
+        tile_overlap: float = 0.25,
+        tile_batch: int = 8,
         references: str | None = None,
         k_shot: int = 0,
         few_shot_source: str | None = None,
@@ -232,15 +244,17 @@ class ClipSam(AnomalibModule):
             msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
             raise ValueError(msg)
         pair = get_weights(weights)
-        map_size = pair.map_size if map_size is None else map_size
-        if map_size < 1:
+        if map_size is not None and map_size < 1:
             msg = f"map_size is {map_size}; it must be a number of pixels above 0, such as 518."
             raise ValueError(msg)
+        tiling = None if tiles is None else Tiling(tiles, tile_overlap, tile_batch, map_size)
+        map_size = pair.map_size if map_size is None or tiling else map_size
         sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
         clip_size = pair.clip.image_size if clip_size is None else clip_size
         image_size = max(sam_row.image_size if refine else map_size, clip_size)  # what either of the two sees
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor((image_size, image_size))
+            square = (image_size, image_size)
+            pre_processor = ClipSamPreProcessor(None) if tiling else self.configure_pre_processor(square)
         decisions = {
             "image_threshold": image_threshold,
             "pixel_threshold": pixel_threshold,
@@ -303,6 +317,9 @@ class ClipSam(AnomalibModule):
         if few_shot_source is not None and not k_shot:
             msg = f"few_shot_source='{few_shot_source}' is given, but k_shot is 0. Say how many good parts by k_shot."
             raise ValueError(msg)
+        if tiling is not None and (k_shot or references == "batch"):
+            msg = "Good parts and the batch are compared as wholes. With tiles, choose references='self' or none."
+            raise ValueError(msg)
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
         self._read_from: str | None = None  # where the good parts are from; None for those given by a user
@@ -329,7 +346,8 @@ class ClipSam(AnomalibModule):
             clip=partial(load_clip, clip_row, clip_weights),
             adapters=partial(load_adapters, adapters),
         )
-        self.model = ClipSamModel(
+        model_class = ClipSamModel if tiling is None else partial(TiledClipSamModel, tiling=tiling)
+        self.model = model_class(
             built,
             map_size,
             ppg=generator if refine else None,
@@ -357,7 +375,13 @@ class ClipSam(AnomalibModule):
             Sequence[Callback]: The callbacks.
         """
         # The first says whether the second has validation pictures to look at.
-        return [*super().configure_callbacks(), SkipCalibration(), PictureCheck(), PassSummary(), RunEnd(self._forget)]
+        check = PictureCheck(self.model.misfit if self.in_tiles else None)
+        return [*super().configure_callbacks(), SkipCalibration(), check, PassSummary(), RunEnd(self._forget)]
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether pictures are seen in tiles, at their own size."""
+        return isinstance(self.model, TiledClipSamModel)
 
     def setup(self, stage: str) -> None:
         """Choose the class name for the text prompts: argument, else the data module's category, else ``"object"``.
@@ -538,11 +562,12 @@ class ClipSam(AnomalibModule):
         judge = self.model.judge
         if not isinstance(judge, BatchJudge):
             return
-        whole = WholePass(loaders, [number * self.trainer.world_size for number in batches])
+        whole = WholePass(loaders, batches, self.trainer.world_size)
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not self.trainer.is_global_zero):
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not shown):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
@@ -564,7 +589,7 @@ class ClipSam(AnomalibModule):
     on_test_end = on_predict_end = on_validation_end
 
     def on_predict_batch_end(self, outputs: Batch, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Warn once if the predictions that Lightning keeps for its caller will need much memory.
+        """Keep predictions small, and warn once if those that Lightning keeps for its caller will need much memory.
 
         Args:
             outputs (Batch): The batch with predictions.
@@ -573,7 +598,11 @@ class ClipSam(AnomalibModule):
             dataloader_idx (int): Number of the data loader. Defaults to ``0``.
         """
         del batch
-        if batch_idx or dataloader_idx or not self.trainer.predict_loop.return_predictions:
+        if not self.trainer.predict_loop.return_predictions:
+            return
+        if self.in_tiles:  # after all callbacks: what is kept of a large picture need not be larger than its map
+            outputs.image = resize_to(outputs.image, tuple(outputs.anomaly_map.shape[-2:]))
+        if batch_idx or dataloader_idx:
             return
         per_batch = sum(value.nbytes for value in vars(outputs).values() if isinstance(value, torch.Tensor))
         total = per_batch * sum(self.trainer.num_predict_batches)
@@ -907,7 +936,7 @@ class ClipSam(AnomalibModule):
 
     def _differences(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Find what differs from what a checkpoint was made with: its value there, and here."""
-        made_with, own = saved.get("settings", {}), self._settings()
+        made_with, own = ({"tiles": None, **settings} for settings in (saved.get("settings", {}), self._settings()))
         both = made_with.keys() & own.keys()  # without SAM there are no settings of its part
         differ = {name: (made_with[name], own[name]) for name in sorted(both) if made_with[name] != own[name]}
         localizer = self.model.localizer

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anomalib_clipsam.cps import CascadedPrompts, CascadeOutput
     from anomalib_clipsam.fusion import Fusion
     from anomalib_clipsam.ppg import PointPromptGenerator, PointPrompts
+    from anomalib_clipsam.tiles import Window
 
 Answers = TypeVar("Answers")
 
@@ -56,6 +57,8 @@ class ClipSamStages:
         region (torch.Tensor | None): M_apa, the extremely anomalous region, ``(B, H, W)`` bool. Defaults to ``None``.
         prompts (PointPrompts | None): Point prompts from PPG. Defaults to ``None``.
         cascade (CascadeOutput | None): Output of CPS. Defaults to ``None``.
+        asks (tuple[tuple[Window, ...], ...] | None): Of pictures in tiles, the parts of each that SAM was shown, which
+            have the prompts and the cascade in place of the picture. Defaults to ``None``.
     """
 
     anomaly_map: torch.Tensor
@@ -65,6 +68,7 @@ class ClipSamStages:
     region: torch.Tensor | None = None
     prompts: PointPrompts | None = None
     cascade: CascadeOutput | None = None
+    asks: tuple[tuple[Window, ...], ...] | None = None
 
 
 class SamRefiner(nn.Module):

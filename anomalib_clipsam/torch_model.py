@@ -233,15 +233,15 @@ def check_images(images: torch.Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
         raise ValueError(msg)
-    if ((images >= -OVERSHOOT) & (images <= 1 + OVERSHOOT)).all():  # a GPU is waited for here, once
+    low, high = images.aminmax()  # of NaN, NaN; and no copy, as a picture may have gigabytes
+    if (low >= -OVERSHOOT) & (high <= 1 + OVERSHOOT):  # a GPU is waited for here, once
         return
     wrong = not_finite((images,))
     if wrong:
         msg = f"Of the batch's images, those at {wrong} hold NaN or infinite values. {expected}."
         raise NotFiniteError(msg, wrong)
-    low, high = images.amin().item(), images.amax().item()
     msg = (
-        f"The images hold values from {low:.4g} to {high:.4g}. {expected}: divide 8-bit values by 255, and leave "
-        "`Normalize` out of pre-processor and augmentations, since the model normalises images itself."
+        f"The images hold values from {low.item():.4g} to {high.item():.4g}. {expected}: divide 8-bit values by 255, "
+        "and leave `Normalize` out of pre-processor and augmentations, since the model normalises images itself."
     )
     raise ValueError(msg)

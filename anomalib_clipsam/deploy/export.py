@@ -68,6 +68,7 @@ class Pipeline(Protocol):
     post_processor: nn.Module | None
     device: torch.device
     names_by_folder: bool
+    in_tiles: bool
 
     def learn_good_parts(self) -> None:
         """Look at the good parts that pictures are compared with, where that was not done yet."""
@@ -340,6 +341,12 @@ def _check_graph(pipeline: Pipeline, input_size: tuple[int, int] | None) -> None
     if isinstance(pipeline.model.judge, BatchJudge):
         msg = "references='batch' needs all pictures at once, and a graph sees one. Export with k_shot, or with 'self'."
         raise ValueError(msg)  # noqa: TRY004  # the model was made with another argument
+    if pipeline.in_tiles:
+        msg = (
+            "No number of tiles fits every picture, and a graph needs one. Export without `tiles`, and cut pictures "
+            "as examples/tiles.py does."
+        )
+        raise ValueError(msg)
     _check_name(pipeline)
     pipeline.learn_good_parts()
     if input_size is not None:

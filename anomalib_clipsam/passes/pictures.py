@@ -26,7 +26,7 @@ from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName
 from lightning.pytorch import Callback, LightningDataModule
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import BatchSampler, DataLoader, Subset
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_clipsam.messages import printable
@@ -47,6 +47,8 @@ THREADS = 8
 """Files that are read at once; PIL decodes without Python's lock."""
 LARGE = 2**25
 """Pixels above which pictures are decoded one after the other: PIL takes up to 4 bytes for each."""
+ABOVE_LIMIT = 2
+"""Times PIL's limit of pixels up to which it only warns of a picture; what is asked for large pictures reads these."""
 NAMED = 5
 """Most files that an error names; a warning names all."""
 
@@ -56,9 +58,15 @@ class PictureCheck(Callback):
 
     Data sets with reading code of their own are left alone. After the pass every data set is restored, for the next
     model.
+
+    Args:
+        fits (Callable[[tuple[int, int]], str | None] | None): For a model that takes pictures of any size: what is
+            wrong with one of this width and height, or ``None``. Pictures then come one by one, since anomalib resizes
+            those of a batch to the largest, and as many pixels are read as PIL reads at all. Defaults to ``None``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fits: Callable[[tuple[int, int]], str | None] | None = None) -> None:
+        self.fits = fits
         self.skipped: list[tuple[int, dict[str, str]]] = []  # of each data set: pictures, and file -> fault
         self.notes: list[str] = []  # logged after the pass, below its table of metrics
         self.undo: list[Callable[[], None]] = []
@@ -83,8 +91,10 @@ class PictureCheck(Callback):
                 check_transform(getattr(whole, name, None), "The data set")
             self.leave_out(dataset)
             self.pass_over(loader)
-            if visualizer is not None and trainer.is_global_zero:
-                results = getattr(visualizer, "output_dir", None) or Path(trainer.default_root_dir) / "images"
+            if self.fits is not None:
+                self.take_singly(loader)
+            if hasattr(visualizer, "output_dir") and trainer.is_global_zero:  # else it draws no pictures
+                results = visualizer.output_dir or Path(trainer.default_root_dir) / "images"
                 paths = [path for path, _ in list_files(dataset)]
                 found = [find_overwritten(paths, getattr(trainer, "datamodule", None))]
                 if isinstance(whole, PredictDataset):
@@ -111,7 +121,7 @@ class PictureCheck(Callback):
         files = list_files(dataset)
         # one thread for all large ones: what a thread has freed, C's allocator may keep for that thread
         with ThreadPoolExecutor(1) as alone, ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(lambda file: find_fault(*file, alone), files))
+            found = list(pool.map(lambda file: find_fault(*file, alone, self.fits), files))
         faults = {str(path): fault for (path, _), fault in zip(files, found, strict=True) if fault}
         self.skipped.append((len(files), faults))
         if not faults:
@@ -147,11 +157,24 @@ class PictureCheck(Callback):
             partial(setattr, loader, "collate_fn", loader.collate_fn),
             partial(setattr, loader, "__class__", DataLoader),
         ]
-        loader.collate_fn = _Collate(loader.collate_fn, self.skipped[-1][1])
+        loader.collate_fn = _Collate(loader.collate_fn, self.skipped[-1][1], singly=self.fits is not None)
         loader.__class__ = PictureLoader
         if "__getitems__" not in vars(dataset):  # torch's hook to read the items of a batch
             self.undo.append(partial(delattr, dataset, "__getitems__"))
             dataset.__getitems__ = _Reader(dataset, files)
+
+    def take_singly(self, loader: Any) -> None:
+        """Let a data loader give its pictures one by one.
+
+        Args:
+            loader (Any): The loader; one that makes no batches of single pictures is left alone.
+        """
+        if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+            return
+        before = {"batch_sampler": loader.batch_sampler, "batch_size": loader.batch_size}
+        self.undo.append(partial(vars(loader).update, before))
+        # not by the attributes' names: torch forbids that, since workers that run would not see it; here none run yet
+        vars(loader).update(batch_sampler=BatchSampler(loader.sampler, 1, drop_last=False), batch_size=1)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """List what was skipped, and restore the data sets."""
@@ -216,13 +239,27 @@ class _Reader:
 class _Collate:
     """Makes a batch of the items that could be read."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], faults: dict[str, str]) -> None:
-        self.collate = collate
+    def __init__(self, collate: Callable[[list[Any]], Any], faults: dict[str, str], *, singly: bool) -> None:
+        self.collate = _Alone(collate) if singly else collate
         self.faults = faults
 
     def __call__(self, items: list[Any]) -> _Read:
         kept = [item for item in items if not isinstance(item, _Fault)]
         return _Read(self.collate(kept) if kept else None, dict(item for item in items if isinstance(item, _Fault)))
+
+
+class _Alone:
+    """Makes a batch of one item, with the item's own image: a copy of a large one would double the memory."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        (item,) = items
+        image, item.image = item.image, item.image[:, :1, :1]
+        batch = self.collate([item])
+        batch.image = image.unsqueeze(0)
+        return batch
 
 
 class PictureLoader(DataLoader):
@@ -237,7 +274,10 @@ class PictureLoader(DataLoader):
 
 
 def find_fault(
-    path: str | Path, mask_path: str | Path | None = None, alone: ThreadPoolExecutor | None = None
+    path: str | Path,
+    mask_path: str | Path | None = None,
+    alone: ThreadPoolExecutor | None = None,
+    fits: Callable[[tuple[int, int]], str | None] | None = None,
 ) -> str | None:
     """Say what is wrong with a picture.
 
@@ -246,14 +286,18 @@ def find_fault(
         mask_path (str | Path | None): Its true mask. Defaults to ``None``.
         alone (ThreadPoolExecutor | None): Decodes pictures of more than :data:`LARGE` pixels. Defaults to ``None``: the
             caller's thread does.
+        fits (Callable[[tuple[int, int]], str | None] | None): See :class:`PictureCheck`. Defaults to ``None``.
 
     Returns:
         str | None: What follows the file's name in a sentence; ``None`` if the picture can be scored.
     """
-    size, fault = _read(path, "RGB", alone)
+    times = 1 if fits is None else ABOVE_LIMIT
+    size, fault = _read(path, "RGB", alone, times)
+    if fault is None and fits is not None:
+        fault = fits(size)
     if fault is not None or mask_path is None:
         return fault
-    mask_size, fault = _read(mask_path, "L", alone)
+    mask_size, fault = _read(mask_path, "L", alone, times)
     if fault is not None:
         return f"has a mask that cannot be used: {printable(mask_path)} {fault}"
     if mask_size != size:
@@ -336,15 +380,17 @@ def _reader(dataset: Any) -> type | None:
     return next((reader for reader in (PredictDataset, AnomalibDataset, Subset) if read is reader.__getitem__), None)
 
 
-def _read(path: str | Path, mode: str, alone: ThreadPoolExecutor | None) -> tuple[tuple[int, int] | None, str | None]:
-    """Read a file as anomalib does, and give its width and height, or what is wrong with it."""
+def _read(
+    path: str | Path, mode: str, alone: ThreadPoolExecutor | None, times: int = 1
+) -> tuple[tuple[int, int] | None, str | None]:
+    """Read a file of up to so many times PIL's limit as anomalib does: width and height, or what is wrong with it."""
     try:
         if not S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for
             return None, "cannot be read (it is no file)"
         with Image.open(path, formats=FORMATS) as image:
             size, pixels = image.size, image.width * image.height
-            if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-                most = f"{Image.MAX_IMAGE_PIXELS:,} of PIL.Image.MAX_IMAGE_PIXELS"
+            if Image.MAX_IMAGE_PIXELS and pixels > times * Image.MAX_IMAGE_PIXELS:
+                most = f"{times * Image.MAX_IMAGE_PIXELS:,} of {'twice ' * (times > 1)}PIL.Image.MAX_IMAGE_PIXELS"
                 return None, f"has {pixels:,} pixels, more than the {most}: save it smaller"
             if alone is None or pixels <= LARGE:
                 return size, _decode(image, mode)

@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 
 
 class ClipSamPreProcessor(PreProcessor):
-    """Resize images to SAM's resolution.
+    """Resize images to SAM's resolution, or leave them as they are for a model that looks at tiles.
 
     Images are squeezed to a square, as by every model of anomalib: anomalib passes the resize on to the data set, so
     that pictures of several sizes can share a batch.
 
     Args:
-        image_size (int): Side of the square image that the model takes, in pixels.
+        image_size (int | None): Side of the square image that the model takes, in pixels; ``None`` for any size.
     """
 
-    def __init__(self, image_size: int) -> None:
-        super().__init__(Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC, antialias=True))
+    def __init__(self, image_size: int | None) -> None:
+        size = (image_size, image_size)
+        resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True) if image_size else None
+        super().__init__(resize)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Resize images as in the Engine's passes.
@@ -44,14 +46,14 @@ class ClipSamPreProcessor(PreProcessor):
             batch (torch.Tensor): Images ``(B, 3, height, width)`` in [0, 1], of any size.
 
         Returns:
-            torch.Tensor: Images ``(B, 3, S, S)``, what the model takes.
+            torch.Tensor: Images ``(B, 3, S, S)``, what the model takes; the images themselves for tiles.
 
         Raises:
             TypeError: If the images are not a float tensor.
             ValueError: If the shape is wrong, or a value is NaN or infinite.
         """
         check_images(batch)
-        return self.transform(batch)
+        return batch if self.transform is None else self.transform(batch)
 
 
 class ClipSamPostProcessor(PostProcessor):

@@ -64,7 +64,10 @@ class PassSummary(Callback):
         """Say it, below all that the pass has printed."""
         if stage not in ("test", "predict") or not trainer.is_global_zero or not self.counts[0]:
             return
-        line = summarize(self.counts.tolist(), find_pictures(trainer, getattr(pl_module, "visualizer", None)))
+        visualizer = getattr(pl_module, "visualizer", None)
+        if getattr(visualizer, "sums_up", False):
+            return
+        line = summarize(self.counts.tolist(), find_pictures(trainer, visualizer))
         if trainer.progress_bar_callback is None:
             logger.info(line)
         else:

@@ -31,7 +31,8 @@ class WholePass:
 
     Args:
         loaders (Any): The pass's data loader, or a list of them.
-        batches (Sequence[float]): Batches of each that the pass takes, over all processes.
+        batches (Sequence[float]): Batches of each that the pass takes, in this process.
+        processes (int): Number of processes. Defaults to ``1``.
 
     Attributes:
         pictures (int): Number of pictures.
@@ -41,7 +42,7 @@ class WholePass:
         TypeError: If a data set has no length.
     """
 
-    def __init__(self, loaders: Any, batches: Sequence[float]) -> None:
+    def __init__(self, loaders: Any, batches: Sequence[float], processes: int = 1) -> None:
         loaders = list(loaders) if isinstance(loaders, list | tuple) else [loaders]
         self.parts: list[tuple[DataLoader, list[int]]] = []
         files: list[tuple[str, int, int]] | None = []
@@ -52,7 +53,9 @@ class WholePass:
                 msg = "references='batch' must know how many pictures come. Give a data set with a length, or k_shot."
                 raise TypeError(msg)
             size = loader.batch_size  # not known of batches that a user makes up
-            count = len(loader.dataset) if size is None else int(min(len(loader.dataset), number * size))
+            # One that takes all of its batches takes part in a pass over all, whatever its sampler leaves to others.
+            whole = size is None or number >= len(loader)
+            count = len(loader.dataset) if whole else min(len(loader.dataset), int(number) * size * processes)
             order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED)).tolist()
             self.parts.append((loader, order))
             paths = [path for path, _ in list_files(loader.dataset)][:count]

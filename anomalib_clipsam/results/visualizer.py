@@ -373,8 +373,10 @@ def _draw_all(
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
     panels |= {title: heat(picture, values[0]) for title, values in maps.items()}
-    if stages.region is not None:
-        panels |= _draw_prompts(picture, stages, frame_size, image_size)
+    if stages.prompts is not None:
+        panels |= draw_prompts(picture, stages, frame_size, image_size)
+    elif stages.asks is not None and stages.region is not None:
+        panels["Extreme region, crops that SAM saw"] = _draw_asks(picture, stages)
     result = heat(picture, stages.fused_map[0])
     if item.pred_mask is not None:
         result = outline(result, item.pred_mask.squeeze(), TRUTH)
@@ -382,13 +384,23 @@ def _draw_all(
     return panels
 
 
-def _draw_prompts(
+def draw_prompts(
     picture: Image.Image,
     stages: ClipSamStages,
     frame_size: int,
     image_size: torch.Size,
 ) -> dict[str, Image.Image]:
-    """Draw what PPG and CPS did with the first image of the stages."""
+    """Draw what PPG and CPS did with the first image of the stages.
+
+    Args:
+        picture (Image.Image): The picture, as large as the panels are to be.
+        stages (ClipSamStages): Its stages, with SAM's.
+        frame_size (int): Side of SAM's input frame, in pixels.
+        image_size (torch.Size): Height and width of the image as the model got it.
+
+    Returns:
+        dict[str, Image.Image]: Title -> panel, in the order of the method.
+    """
     cascade = stages.cascade
     region = fill(fill(picture, stages.prompts.ring[0], RING), stages.region[0], NEGATIVE)
     # The image's longer side spans SAM's frame; a panel has the proportions of the file.
@@ -412,6 +424,17 @@ def _draw_prompts(
         "Mask 2: + mask 1": second,
         "Mask 3: + box, mask 2": third,
     }
+
+
+def _draw_asks(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
+    """Draw the extreme region of the first picture in tiles, and the crops that SAM saw."""
+    drawn = fill(picture, stages.region[0], NEGATIVE)
+    height, width = stages.region.shape[-2:]
+    x, y = picture.width / width, picture.height / height
+    for top, left, rows, columns in stages.asks[0]:
+        corners = (left * x, top * y, (left + columns) * x - 1, (top + rows) * y - 1)
+        ImageDraw.Draw(drawn).rectangle(corners, outline=BOX, width=2)
+    return drawn
 
 
 def verdict(item: ImageItem, stages: ClipSamStages) -> str:

@@ -14,16 +14,18 @@ import pytest
 import anomalib_clipsam
 
 ROOT = Path(anomalib_clipsam.__file__).parent
-METHOD = {"ppg", "cps", "fusion", "frame"}
+METHOD = {"ppg", "cps", "fusion", "frame", "tiles"}
 ALLOWED = {
-    "cli": {"command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "cli": {"app", "command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
+    "app": {"results", "lightning_model", "passes", "clip", "demo", "messages"},
     "compare": {"results", "lightning_model", "passes", "torch_model", "weights", "demo", "messages"},
-    "results": {"torch_model", *METHOD},
+    "results": {"torch_model", *METHOD, "compute"},
     "lightning_model": {
         "passes",
         "results",
         "deploy",
         "torch_model",
+        "tiled_model",
         *METHOD,
         "weights",
         "clip",
@@ -33,6 +35,7 @@ ALLOWED = {
     },
     "passes": {"torch_model", "refiner", *METHOD, "weights", "arguments", "messages"},
     "deploy": {"torch_model", "clip"},
+    "tiled_model": {"torch_model", "refiner", *METHOD, "clip", "compute"},
     "torch_model": {"refiner", *METHOD, "clip", "compute"},
     "refiner": {*METHOD, "compute"},
     "weights": {"clip", "sam", "compute", "messages"},
@@ -41,6 +44,7 @@ ALLOWED = {
     "ppg": {"frame"},
     "clip": {"compute", "messages"},
     "sam": {"compute"},
+    "tiles": {"frame"},
     "frame": set(),
     "arguments": set(),
     "messages": set(),

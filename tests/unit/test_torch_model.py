@@ -107,7 +107,7 @@ def tensors(stages: object) -> Iterator[tuple[str, torch.Tensor]]:
     for name, value in ((f.name, getattr(stages, f.name)) for f in fields(stages)):
         if is_dataclass(value):
             yield from tensors(value)
-        else:
+        elif isinstance(value, torch.Tensor):
             yield name, value
 
 

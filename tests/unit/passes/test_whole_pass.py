@@ -51,6 +51,12 @@ def test_a_pass_over_some_batches_is_looked_at_as_far_as_it_goes(dataset: Predic
     assert sorted(values(WholePass(loader(dataset, batch_sampler=[[0], [1, 2]]), [2]))) == list(range(7))
 
 
+def test_each_of_several_processes_looks_at_all_pictures_also_one_with_fewer(dataset: PredictDataset) -> None:
+    for share, batches in (([0, 2, 4, 6], 2), ([1, 3, 5], 1), ([6], 1)):
+        assert sorted(values(WholePass(loader(dataset, sampler=share), [batches], 2))) == list(range(7))
+    assert sorted(values(WholePass(loader(dataset, sampler=[0, 2, 4, 6]), [1], 2))) == list(range(6))
+
+
 def test_files_tell_one_pass_from_another(dataset: PredictDataset, tmp_path: Path) -> None:
     files = WholePass(loader(dataset), [INF]).files
     assert [Path(path).name for path, *_ in files] == [f"{value}.png" for value in range(7)]

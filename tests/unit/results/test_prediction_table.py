@@ -14,7 +14,7 @@ import torch
 from anomalib.data import ImageItem, PredictDataset
 from PIL import Image
 
-from anomalib_clipsam.results.prediction_table import PredictionTable, describe
+from anomalib_clipsam.results.prediction_table import PredictionTable, to_line
 
 
 def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
         pred_score=torch.tensor(0.25),
         pred_label=torch.tensor(False),
     )
-    assert describe(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100")
+    assert to_line(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100")
 
 
 @pytest.mark.parametrize("name", [None, "gone.png"])
@@ -39,12 +39,12 @@ def test_without_a_file_mask_and_boxes_are_in_pixels_of_the_image(tmp_path: Path
     mask[1:3, 4:9] = True
     path = None if name is None else str(tmp_path / name)
     item = ImageItem(image=torch.zeros(3, 10, 40), image_path=path, pred_mask=mask)
-    assert describe(item) == (path or "", "", "", str(2 * 5 * 2 * 4), "16 2 36 6")
+    assert to_line(item) == (path or "", "", "", str(2 * 5 * 2 * 4), "16 2 36 6")
 
 
 def test_image_without_a_file_and_a_mask() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), pred_score=torch.tensor(0.5))
-    assert describe(item) == ("", "0.5000", "", "", "")
+    assert to_line(item) == ("", "0.5000", "", "", "")
 
 
 def test_name_that_is_not_utf_8_does_not_stop_the_table(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_name_that_is_not_utf_8_does_not_stop_the_table(tmp_path: Path) -> None:
 
 def test_what_is_not_predicted_is_left_empty() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
-    assert describe(item) == ("a.png", "", "defective", "", "")
+    assert to_line(item) == ("a.png", "", "defective", "", "")
 
 
 def test_each_of_several_processes_adds_its_lines(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_names_of_files_are_no_formulas_of_a_spreadsheet(
     Image.new("RGB", (5, 5)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     for folder in (".", Path()):
-        assert describe(PredictDataset(folder)[0])[0] == str(tmp_path / name)
+        assert to_line(PredictDataset(folder)[0])[0] == str(tmp_path / name)
 
 
 def test_lines_are_written_batch_by_batch_and_an_old_table_is_replaced(tmp_path: Path) -> None:

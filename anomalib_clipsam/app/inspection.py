@@ -1,0 +1,226 @@
+# Copyright (C) 2026 The anomalib_clipsam authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the page asks of the model: look at a picture once, and decide about it as often as a threshold moves.
+
+Letters: k good parts, H W map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.data.utils.boxes import masks_to_boxes
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME
+from anomalib_clipsam.clip.references import Thresholds, build_judge
+from anomalib_clipsam.lightning_model import ClipSam
+from anomalib_clipsam.messages import printable
+from anomalib_clipsam.passes.pictures import FORMATS, find_fault
+from anomalib_clipsam.passes.processing import ClipSamPostProcessor
+from anomalib_clipsam.results.drawing import FOUND, fit, heat, outline
+from anomalib_clipsam.results.prediction_table import MOST_GOOD_PARTS
+from anomalib_clipsam.results.visualizer import draw_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_BYTES = 25 * 2**20
+"""Largest file that is taken, in bytes."""
+MOST_PIXELS = 25_000_000
+"""Largest picture that is taken. As float32 one takes 300 MB while it is resized."""
+LONGEST_NAME = 80
+"""Most letters of a class name; CLIP reads 77 tokens of a sentence."""
+PANEL = 640
+"""Longer side of the pictures on the page, in pixels."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the networks said of a picture. A threshold that moves needs no more.
+
+    Args:
+        picture (Image.Image): The picture, its longer side :data:`PANEL` pixels.
+        predictions (InferenceBatch): Score ``(1,)``, final map and SAM's mask ``(1, H, W)``, on the CPU, before any
+            threshold.
+        thresholds (Thresholds | None): What good parts pass; ``None`` without them.
+        steps (dict[str, Image.Image]): Title -> panel, in the order of the method.
+        notes (tuple[str, ...]): What a user should know, in sentences.
+    """
+
+    picture: Image.Image
+    predictions: InferenceBatch
+    thresholds: Thresholds | None
+    steps: dict[str, Image.Image]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What thresholds make of a look.
+
+    Args:
+        score (float): Image score in [0, 1]; with good parts normalised, so that 0.5 is the threshold they set.
+        defective (bool): Whether the score is above the threshold.
+        regions (int): Connected parts of the mask.
+        share (float): Share of the picture that the mask covers, in [0, 1].
+        outlined (Image.Image): The picture, with the outline of the mask.
+        map (Image.Image): The picture under the final map.
+    """
+
+    score: float
+    defective: bool
+    regions: int
+    share: float
+    outlined: Image.Image
+    map: Image.Image
+
+
+class Inspector:
+    """ClipSam, for one picture at a time. It keeps nothing of a picture but the look that it gives away.
+
+    Args:
+        weights (str): As ``weights`` of :class:`~anomalib_clipsam.lightning_model.ClipSam`. Defaults to ``"lite"``.
+    """
+
+    def __init__(self, weights: str = "lite") -> None:
+        self.model = ClipSam(weights=weights).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._usual_judge = self.model.model.judge
+        self._lock = Lock()  # the model holds one class name and one set of good parts at a time
+
+    @property
+    def uses_class_name(self) -> bool:
+        """Whether a class name changes anything."""
+        return self.model.model.localizer.uses_class_name
+
+    def look(self, path: str | Path, good: Sequence[str | Path] = (), class_name: str = "") -> Look:
+        """Let the networks look at a picture.
+
+        Args:
+            path (str | Path): The picture.
+            good (Sequence[str | Path]): Good parts to compare it with; the first eight are used. Defaults to none.
+            class_name (str): Name of the part. Defaults to an empty one, ``"object"``.
+
+        Returns:
+            Look: What they said.
+
+        Raises:
+            FileNotFoundError: If a file is gone.
+            ValueError: If a file is too large or no picture, or the name is too long; the message is for the user.
+        """
+        class_name = " ".join(class_name.split()) or DEFAULT_CLASS_NAME
+        if len(class_name) > LONGEST_NAME:
+            msg = f"The class name has {len(class_name)} letters, and {LONGEST_NAME} are allowed. Give a shorter one."
+            raise ValueError(msg)
+        image = read_upload(path)
+        notes = []
+        if len(good) > MOST_GOOD_PARTS:
+            notes.append(f"Of the {len(good)} good parts, the first {MOST_GOOD_PARTS} are used.")
+        parts = [self._fitted(read_upload(part)) for part in good[:MOST_GOOD_PARTS]]
+        model = self.model.model
+        with self._lock:
+            try:
+                model.set_class_name(class_name)
+                model.judge = self._usual_judge
+                if parts:
+                    model.judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
+                    model.judge.learn(torch.cat(parts), model.look)
+                shown = self._fitted(image)
+                unlike_before = 0 if model.judge is None else model.judge.unlike
+                stages = model.stages(shown)
+                judge = model.judge
+            finally:
+                model.judge = self._usual_judge
+        if parts and judge.unlike > unlike_before:
+            notes.append("It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?")
+        picture = fit(image, PANEL)
+        steps = {"Text and good parts" if parts else "CLIP map": heat(picture, stages.anomaly_map[0])}
+        if stages.region is not None and stages.region.any():
+            steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:])
+        else:
+            notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
+        answers = (stages.score, None, stages.fused_map, stages.mask)
+        predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in answers))
+        return Look(picture, predictions, judge.thresholds if parts else None, steps, tuple(notes))
+
+    def _fitted(self, image: Image.Image) -> torch.Tensor:
+        """Resize a picture to what the model takes, ``(1, 3, S, S)``, as anomalib's passes do."""
+        pixels = to_dtype(to_image(image), torch.float32, scale=True)
+        return self.model.pre_processor(pixels[None]).to(self.model.device)
+
+
+def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.5) -> Decision:
+    """Decide about a picture, as a pass of anomalib's with these sensitivities would. No network runs.
+
+    Args:
+        look (Look): What the networks said.
+        image_threshold (float): Score above which the picture is defective, in [0, 1]. Defaults to ``0.5``.
+        pixel_threshold (float): A connected part of SAM's mask stays where the mean of the map is above it, in [0, 1].
+            Defaults to ``0.5``.
+
+    Returns:
+        Decision: Verdict and mask.
+    """
+    post_processor = ClipSamPostProcessor(
+        image_sensitivity=1 - image_threshold, pixel_sensitivity=1 - pixel_threshold
+    ).eval()
+    if look.thresholds is not None:
+        post_processor.use_thresholds(look.thresholds.image, look.thresholds.pixel)
+    decided = post_processor(look.predictions)
+    mask = decided.pred_mask[0]  # (H, W)
+    (boxes,), _ = masks_to_boxes(mask[None])
+    return Decision(
+        score=decided.pred_score.item(),
+        defective=bool(decided.pred_label),
+        regions=len(boxes),
+        share=mask.float().mean().item(),
+        outlined=outline(look.picture, mask, FOUND),
+        map=heat(look.picture, decided.anomaly_map[0]),
+    )
+
+
+def read_upload(path: str | Path) -> Image.Image:
+    """Read a picture that somebody sent, upright. Nothing is decoded before its size is known to be allowed.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        Image.Image: RGB. A photograph that a telephone has stored lying is turned.
+
+    Raises:
+        FileNotFoundError: If it is gone.
+        ValueError: If it is too large or no picture; the message is for the user.
+    """
+    path, name = Path(path), printable(Path(path).name)
+    if not path.exists():
+        msg = f"{name} is no longer here: files are deleted after an hour. Drop it once more."
+        raise FileNotFoundError(msg)
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        msg = f"{name} has {size / 2**20:.1f} MB, and {MOST_BYTES / 2**20:.0f} MB are allowed. Save it smaller."
+        raise ValueError(msg)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
+        pixels = 0  # what is wrong is said below
+    if pixels > MOST_PIXELS:
+        msg = (
+            f"{name} has {pixels / 1e6:.1f} megapixels, and {MOST_PIXELS / 1e6:.0f} are allowed. Save it smaller, or "
+            "crop it to the part."
+        )
+        raise ValueError(msg)
+    fault = find_fault(path)
+    if fault is not None:
+        msg = f"{name} {fault}."
+        raise ValueError(msg)
+    with Image.open(path, formats=FORMATS) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
