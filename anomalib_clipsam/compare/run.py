@@ -35,6 +35,7 @@ from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
 from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, write_tables
+from anomalib_clipsam.passes.sam_post_processor import SamPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +74,7 @@ class Measurement(Callback):
         self.scores: list[float] = []
         self.labels: list[int] = []
         self.seconds: list[tuple[float, int]] = []  # seconds and images of each batch
+        self.refining: list[tuple[float, int]] = []  # the same of SAM, behind another model
 
     def watch(self, module: torch.nn.Module) -> None:
         """Time every call of a network that does not train. The first batch is given to it twice, to warm it up.
@@ -110,7 +112,12 @@ class Measurement(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take maps and scores. Lightning calls the Engine's callbacks before the model's own post-processor."""
-        del trainer, pl_module, batch, batch_idx, dataloader_idx
+        del trainer, batch, batch_idx, dataloader_idx
+        if isinstance(pl_module.post_processor, SamPostProcessor):
+            pl_module.post_processor.forget()  # what the validation pass has refined would cost no time
+            start = _now(pl_module.device)
+            pl_module.post_processor.refine_batch(pl_module, outputs)
+            self.refining.append((_now(pl_module.device) - start, len(outputs.image)))
         maps, scores = outputs.anomaly_map, outputs.pred_score
         if scores is None:
             scores = maps.flatten(1).amax(dim=1)  # as anomalib's post-processor does
@@ -140,12 +147,12 @@ class Measurement(Callback):
         """Give all figures.
 
         Returns:
-            dict[str, float]: The metrics, and ``seconds_per_image``: of the network alone, once it is warm; NaN if it
-            was never called.
+            dict[str, float]: The metrics, and ``seconds_per_image``: of the network alone, once it is warm, and of SAM
+            where it refines the maps; NaN if the network was never called.
         """
-        seconds, images = np.sum(self.seconds, axis=0) if self.seconds else (math.nan, 1)
+        seconds = [np.sum(calls, axis=0) for calls in (self.seconds or [(math.nan, 1)], self.refining) if calls]
         metrics = {**self.pixels.compute(), **image_metrics(self.scores, self.labels)}
-        return {**metrics, "seconds_per_image": float(seconds / images)}
+        return {**metrics, "seconds_per_image": float(sum(total / images for total, images in seconds))}
 
 
 def compare(comparison: Comparison) -> list[Row]:

@@ -98,6 +98,13 @@ def test_failed_pair_is_a_row_that_says_why_and_has_no_mean() -> None:
     assert "## Failed\n\n- B|b, Parts nut: RuntimeError: no memory\n" in text
 
 
+def test_a_data_set_that_has_not_begun_has_no_mean_yet() -> None:
+    comparison = replace(COMPARISON, data=(*COMPARISON.data, DataEntry("Later", "DrawnParts", categories=("a", "b"))))
+    text = to_markdown(comparison, ROWS)
+    assert line(text, "| **mean** | A ")
+    assert text.count("**mean**") == 2
+
+
 def test_published_figures_are_marked_as_such() -> None:
     text = to_markdown(COMPARISON, ROWS)
     block = text[text.index("*Published") :]
