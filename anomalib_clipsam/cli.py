@@ -193,7 +193,8 @@ def compare(command: ArgumentParser) -> Run:
         if options.output is not None:
             comparison = replace(comparison, output=str(options.output))
         rows = compare(comparison)
-        return to_markdown(comparison, rows), int(any(row.error for row in rows))
+        page = f"\nThe page: {Path(comparison.output) / 'report.html'}\n"
+        return to_markdown(comparison, rows) + page, int(any(row.error for row in rows))
 
     return run
 

@@ -146,10 +146,13 @@ class TiledClipSamModel(ClipSamModel):
                 blend.add(window, tile_map)
         return blend.result()[None], torch.cat(scores)
 
-    def _cut(self, image: torch.Tensor, grid: TileGrid, window: Window) -> torch.Tensor:
-        """Cut a part of a picture out at CLIP's size: all of a picture in that size is little, and in its own much."""
+    def _cut(self, image: torch.Tensor, grid: TileGrid, window: Window, longer_side: int | None = None) -> torch.Tensor:
+        """Cut a part of a picture out, resized to a longer side, CLIP's if it is not given.
+
+        Only what is cut out is copied: the picture may have gigabytes.
+        """
         rows, columns = grid.pixels(window)
-        size = scaled_size(window[2:], max(self.map_size, self.localizer.image_size))
+        size = scaled_size(window[2:], longer_side or max(self.map_size, self.localizer.image_size))
         return resize_to(image[..., rows, columns], size).clamp(0, 1)
 
     @torch.no_grad()
@@ -186,7 +189,7 @@ class TiledClipSamModel(ClipSamModel):
         """Ask SAM about a part: its logits on the picture's map ``(1, H, W)``, peak and predicted IoU ``(1,)``."""
         top, left, height, width = window
         at = (..., slice(top, top + height), slice(left, left + width))
-        features = self.encode(image[(..., *grid.pixels(window))].clamp(0, 1))
+        features = self.encode(self._cut(image, grid, window, self.sam.image_encoder.img_size))
         self._check_finite("SAM's features", (features,))
         part = _resize_map(anomaly_map[at], scaled_size((height, width), self.map_size))
         with full_precision(image.device.type):

@@ -35,12 +35,15 @@ MOST_TILES = 4096
 MOST_OVERLAP = 0.75
 LARGEST_MAP = 1024
 """Longer side of a map that nobody has set, unless the picture is smaller: 16 times the memory of a map of 256 px."""
-WORTH = 1.5
-"""``"auto"`` tiles pictures whose longer side is so many times that of a tile."""
+LARGE = 4
+"""``"auto"`` cuts pictures whose longer side is more than so many times that of a look: 1024 px for the carried pair. A
+look at a smaller one sees a defect of 10 to 40 px too, and a tile of a part lacks the rest of it."""
 MOST_ASKS = 8
 """Most crops of a picture that SAM is asked about, the most suspicious first."""
 ROOM = 2.0
 """Side of a crop, in longer sides of the region that it is cut out for."""
+NEARLY_ALL = 1.5
+"""SAM is shown the whole picture where a crop has a side of this part of it or more."""
 
 Window = tuple[int, int, int, int]
 """Top, left, height and width of a part of the map, in pixels."""
@@ -99,7 +102,7 @@ class Tiling:
         map_size = min(longer, LARGEST_MAP) if self.map_size is None else self.map_size
         auto = self.side == AUTO
         side = view if auto else self.side
-        if longer <= side * (WORTH if auto else 1):
+        if longer <= side * (LARGE if auto else 1):
             side = longer
         while True:
             grid = TileGrid.over(size, map_size, min(side, shorter) if side < longer else longer, self.overlap)
@@ -277,7 +280,7 @@ def crop_around(box: Sequence[int], size: Sequence[int], side: int) -> Window:
     """
     left, top, width, height = (int(value) for value in box[:4])
     side = max(side, math.ceil(ROOM * max(width, height)))
-    if side * WORTH >= max(size):
+    if side * NEARLY_ALL >= max(size):
         return 0, 0, size[0], size[1]
     spans = []
     for first, length, whole in ((top, height, size[0]), (left, width, size[1])):

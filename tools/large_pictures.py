@@ -5,28 +5,32 @@
 
 Pictures are 1024 to 3000 px on their longer side: textures, parts laid out on a ground, and strips. Half of them are
 good; the others have one to three defects of 10 to 40 px. Textures and parts are drawn; with ``--photographs``, some
-surfaces are photographs that are kept for validation. Choices are made on training categories and photographs;
-``report`` shows never-trained categories too.
+surfaces are photographs that are kept for validation. Choices are made on training categories and photographs.
 
     python tools/large_pictures.py choose --photographs FOLDER  # side, overlap, share of the whole, image score
     python tools/large_pictures.py report --photographs FOLDER  # without tiles and with them, CLIP alone and whole
+    python tools/large_pictures.py report --never_trained
+    python tools/large_pictures.py cost --sizes 3000 2000 12000 9000  # time and memory
     python tools/large_pictures.py real --mvtec FOLDER/bottle --magnetic_tile FOLDER
-    python tools/large_pictures.py picture --to docs/large.png
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import photo_pairs
 import torch
+from ablation import read_category, read_tiles
+from anomalib.data.utils import read_image
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -171,13 +175,18 @@ def draw_large(
     *,
     damaged: bool,
 ) -> Large:
-    """Draw a picture: ``kind`` is ``"surface"``, ``"strip"``, ``"tray"`` or ``"photograph"``."""
+    """Draw a picture: ``kind`` is ``"surface"``, ``"strip"``, ``"tray"``, ``"object"`` or ``"photograph"``."""
     longer = int(rng.integers(1024, longest + 1))
     shorter = int(longer / rng.uniform(1, 1.5))
     if kind == "strip" or (kind == "photograph" and rng.random() < 0.3):
         longer, shorter = int(rng.integers(1260, max(longest, 1260) + 1)), int(rng.integers(300, 600))
     size = (longer, shorter) if rng.random() < 0.3 else (shorter, longer)
     host = np.ones(size, bool)
+    if kind == "object":  # a part that fills the picture, and a defect as usual
+        kinds = [name for name in drawing.defects_of(category) if name != "chip"]
+        image, mask = drawing.draw_part(category, rng, str(rng.choice(kinds)) if damaged else None)
+        image = cv2.resize(image, (longer, longer), interpolation=cv2.INTER_CUBIC)
+        return Large(image, cv2.resize(mask.astype(np.uint8), (longer, longer), interpolation=cv2.INTER_LINEAR) > 0)
     if kind == "tray":
         image, host = draw_tray(category, rng, size)
     elif kind == "photograph":
@@ -191,18 +200,22 @@ def draw_large(
     return Large(finish(image, rng), mask)
 
 
-def draw_groups(per_group: int, folder: Path | None, longest: int, *, held_out: bool) -> dict[str, list[Large]]:
+def draw_groups(
+    per_group: int, folder: Path | None, longest: int, only: list[str] | None, *, held_out: bool
+) -> dict[str, list[Large]]:
     """Draw the groups of pictures."""
     categories = HELD_OUT_CATEGORIES if held_out else TRAINING_CATEGORIES
     surfaces = [category for category in categories if is_texture(category) and category != NOT_LARGE]
     objects = [category for category in categories if category not in (*surfaces, NOT_LARGE)]
-    kinds = {"surface": surfaces, "strip": surfaces, "tray": objects}
+    kinds = {"surface": surfaces, "strip": surfaces, "tray": objects, "object": objects}
     photographs = None
     if folder is not None and not held_out:
         photographs = photo_pairs.Photographs(folder, validation=True)
         kinds["photograph"] = ["photograph"]
     groups = {}
     for kind, names in kinds.items():
+        if kind not in (only or kinds):
+            continue
         rng = np.random.default_rng((25, zlib.crc32(kind.encode()), held_out))
         groups[kind] = [
             draw_large(kind, names[(i // 2) % len(names)], rng, photographs, longest, damaged=i % 2 == 1)
@@ -322,9 +335,10 @@ def choose(groups: dict[str, list[Large]], sides: list[int], overlaps: list[floa
 
 
 @torch.no_grad()
-def measure(model: ClipSam, pictures: list[Large]) -> dict[str, list[float]]:
-    """Give F1-max of CLIP's map and of the whole method, image AUROC and the shares above 0.5, good and defective."""
+def measure(model: ClipSam, pictures: list[Large], class_name: str) -> list[float]:
+    """Give F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and of defective > 0.5."""
     clip, whole, scores = Curve(), Curve(), []
+    model.model.set_class_name(class_name)
     for picture in tqdm(pictures, leave=False):
         image = tensor(picture.image)
         stages = model.model.stages(image if model.in_tiles else model.pre_processor(image).clamp(0, 1))
@@ -332,42 +346,93 @@ def measure(model: ClipSam, pictures: list[Large]) -> dict[str, list[float]]:
         whole.add(stages.fused_map[0].numpy(), picture.mask)
         scores.append(float(stages.score))
     label, values = np.array([picture.mask.any() for picture in pictures]), np.array(scores)
-    return [
-        clip.f1_max(),
-        whole.f1_max(),
-        roc_auc_score(label, values),
-        (values[~label] > 0.5).mean(),
-        (values[label] > 0.5).mean(),
-    ]
+    defective = [float((values[label == kind] > 0.5).mean()) for kind in (False, True)]
+    return [clip.f1_max(), whole.f1_max(), roc_auc_score(label, values), *defective]
 
 
-def report(groups: dict[str, list[Large]]) -> None:
-    """Print what the method gives without tiles and with them."""
+def report(groups: dict[str, list[Large]], names: dict[str, str] | None = None) -> None:
+    """Print what the method gives without tiles and with them, and the means over groups."""
     print("| | CLIP alone, F1-max | whole, F1-max | image AUROC | good above 0.5 | defective above 0.5 |")
     print("|---|---|---|---|---|---|")
-    models = {name: ClipSam(weights="lite", tiles=tiles).eval() for name, tiles in (("no", None), ("auto", "auto"))}
+    rows = {None: [], "auto": []}
+    models = {tiles: ClipSam(weights="lite", tiles=tiles).eval() for tiles in rows}
     for name, pictures in groups.items():
         for tiles, model in models.items():
-            print(row(f"{name}, {len(pictures)} pictures, tiles {tiles}", measure(model, pictures)), flush=True)
+            rows[tiles].append(measure(model, pictures, (names or {}).get(name, "object")))
+            print(row(f"{name}, {len(pictures)} pictures, tiles {tiles}", rows[tiles][-1]), flush=True)
+    for tiles, figures in rows.items():
+        print(row(f"mean, tiles {tiles}", np.mean(figures, axis=0)))
+
+
+def read_real(mvtec: list[Path], magnetic_tile: Path | None) -> dict[str, list[Large]]:
+    """Read real pictures at their own size."""
+    groups = {folder.name: read_category(folder) for folder in mvtec}
+    groups = {name: list(map(Large, part.images, part.masks)) for name, part in groups.items()}
+    if magnetic_tile is not None:
+        groups["magnetic tile"] = [Large(*pair) for pair in zip(*read_tiles(magnetic_tile), strict=True)]
+    return groups
+
+
+def peak_memory(*, reset: bool = False) -> float:
+    """Give the most memory that the process held since the last reset, in MB (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def cost(sizes: list[int], tiles: str | int) -> None:
+    """Print time and memory for pictures of these widths and heights, read as anomalib reads them."""
+    model = ClipSam(weights="lite", tiles=tiles).eval()
+    model(torch.rand(1, 3, 400, 600))  # what the first picture costs more
+    print(f"{torch.get_num_threads()} threads\n")
+    print("| pixels | tiles | seconds | MB beside the networks | MB, reading alone |")
+    print("|---|---|---|---|---|")
+    for width, height in zip(sizes[::2], sizes[1::2], strict=True):
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "large.png"
+            surface = (draw_layers("carpet", np.random.default_rng(0), 1024)[0] * 255).astype(np.uint8)
+            surface = np.tile(surface, (height // 1024 + 1, width // 1024 + 1, 1))[:height, :width]
+            cv2.imwrite(str(path), surface)
+            del surface
+            before = peak_memory(reset=True)
+            image = read_image(path, as_tensor=True)[None]
+            reading, start = peak_memory() - before, time.perf_counter()
+            model(image)
+            seconds = time.perf_counter() - start
+            print(f"| {width} x {height} | {len(model.model.grid(image))} | {seconds:.1f} | ", end="")
+            print(f"{peak_memory() - before:.0f} | {reading:.0f} |", flush=True)
+            del image
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("choose", "report"))
+    parser.add_argument("command", choices=("choose", "report", "real", "cost"))
     parser.add_argument("--photographs", type=Path, help="folder of the photographs; without it, drawn pictures alone")
-    parser.add_argument("--per_group", type=int, default=10, help="pictures of each kind, half of them good")
+    parser.add_argument("--per_group", type=int, default=6, help="pictures of each kind, half of them good")
+    parser.add_argument("--kinds", nargs="+", help="kinds of pictures; all that can be drawn if not given")
     parser.add_argument("--longest", type=int, default=3000, help="longest side of a picture, in pixels")
-    parser.add_argument("--sides", type=int, nargs="+", default=[192, 256, 320, 448], help="choose: sides of tiles")
+    parser.add_argument("--never_trained", action="store_true", help="report: categories that were never trained on")
+    parser.add_argument("--sides", type=int, nargs="+", default=[192, 256, 384], help="choose: sides of tiles")
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25], help="choose: overlaps")
+    parser.add_argument("--mvtec", type=Path, nargs="*", default=[], help="real: categories as MVTec AD has them")
+    parser.add_argument("--magnetic_tile", type=Path, help="real: folder of the magnetic tiles")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[3000, 2000], help="cost: width, height, width ...")
+    parser.add_argument("--tiles", default="auto", help="cost: side of tiles, or auto")
     args = parser.parse_args()
-    groups = draw_groups(args.per_group, args.photographs, args.longest, held_out=False)
+    if args.command == "cost":
+        cost(args.sizes, int(args.tiles) if args.tiles.isdigit() else args.tiles)
+        return
+    if args.command == "real":
+        groups = read_real(args.mvtec, args.magnetic_tile)
+        report(groups, {name: name for name in groups})
+        return
+    held_out = args.never_trained and args.command == "report"
+    groups = draw_groups(args.per_group, args.photographs, args.longest, args.kinds, held_out=held_out)
     if args.command == "choose":
         choose(groups, args.sides, args.overlaps)
-        return
-    report(groups)
-    held_out = draw_groups(args.per_group, None, args.longest, held_out=True)
-    report({f"never-trained, {name}": group for name, group in held_out.items()})
+    else:
+        report(groups)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ class PictureCheck(Callback):
             partial(setattr, loader, "collate_fn", loader.collate_fn),
             partial(setattr, loader, "__class__", DataLoader),
         ]
-        loader.collate_fn = _Collate(loader.collate_fn, self.skipped[-1][1])
+        loader.collate_fn = _Collate(loader.collate_fn, self.skipped[-1][1], singly=self.fits is not None)
         loader.__class__ = PictureLoader
         if "__getitems__" not in vars(dataset):  # torch's hook to read the items of a batch
             self.undo.append(partial(delattr, dataset, "__getitems__"))
@@ -239,13 +239,27 @@ class _Reader:
 class _Collate:
     """Makes a batch of the items that could be read."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], faults: dict[str, str]) -> None:
-        self.collate = collate
+    def __init__(self, collate: Callable[[list[Any]], Any], faults: dict[str, str], *, singly: bool) -> None:
+        self.collate = _Alone(collate) if singly else collate
         self.faults = faults
 
     def __call__(self, items: list[Any]) -> _Read:
         kept = [item for item in items if not isinstance(item, _Fault)]
         return _Read(self.collate(kept) if kept else None, dict(item for item in items if isinstance(item, _Fault)))
+
+
+class _Alone:
+    """Makes a batch of one item, with the item's own image: a copy of a large one would double the memory."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        (item,) = items
+        image, item.image = item.image, item.image[:, :1, :1]
+        batch = self.collate([item])
+        batch.image = image.unsqueeze(0)
+        return batch
 
 
 class PictureLoader(DataLoader):

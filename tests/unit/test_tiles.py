@@ -113,11 +113,11 @@ def test_a_window_is_symmetric_above_zero_and_one_within() -> None:
 
 
 def test_auto_takes_the_scale_of_one_look_and_leaves_small_pictures_whole() -> None:
-    assert len(tiling().grid((256, 384), 256)) == 1
-    grid = tiling().grid((512, 1024), 256)
-    assert grid.tile == (256, 256)
-    assert grid.size == (512, 1024)
-    assert (len(grid.rows), len(grid.columns)) == (3, 5)
+    assert len(tiling().grid((1024, 1024), 256)) == 1
+    grid = tiling(map_size=2048).grid((512, 1408), 256)
+    assert grid.tile == (372, 372)
+    assert grid.pixels((0, 0, 372, 372)) == (slice(0, 256), slice(0, 256))
+    assert (len(grid.rows), len(grid.columns)) == (3, 8)
 
 
 def test_auto_takes_larger_tiles_before_there_are_too_many() -> None:
