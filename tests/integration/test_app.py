@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
         try:
-            program = os.environ.get("ANOMALIB_CLIPSAM_CHROMIUM")
+            program = os.environ.get("ANOMALIB_CLIPSAM_CHROMIUM", shutil.which("chromium"))
             started = playwright.chromium.launch(
                 executable_path=program, args=["--no-sandbox", "--headless=shell", "--no-zygote"]
             )
