@@ -1,11 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-<<<<<<< HEAD
-"""Small pictures of some test images, kept for the report: what each model found, and ClipSam's stages."""
-=======
-"""Small pictures of some test images, kept for the report: map and mask of each model, and SAM's stages."""
->>>>>>> main
+"""Small pictures of some test images, kept for the report: what each model found, and SAM's stages."""
 
 from __future__ import annotations
 
@@ -18,14 +14,8 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
-<<<<<<< HEAD
 from anomalib_clipsam.results.drawing import TRUTH, WHITE, fit, heat, outline
-from anomalib_clipsam.results.visualizer import draw_item, own_name
-from anomalib_clipsam.torch_model import ClipSamModel
-=======
-from anomalib_clipsam.results.drawing import FOUND, TRUTH, fit, heat, outline
 from anomalib_clipsam.results.visualizer import draw_stages, has_stages
->>>>>>> main
 
 if TYPE_CHECKING:
     import torch
@@ -84,15 +74,10 @@ class ReportPictures(Visualizer):
                 result = outline(result, item.pred_mask.squeeze(), WHITE)
             drawn["result"] = result
             stages = {}
-<<<<<<< HEAD
-            if isinstance(pl_module.model, ClipSamModel) and pl_module.model.sam is not None:
-                name = own_name(pl_module, item)
-                panels = draw_item(pl_module.model, batch.image[index : index + 1], item, SIZE, name)
-                stages = dict(list(panels.items())[1:-1])  # the picture and the result are there already
-=======
             if has_stages(pl_module):
-                stages = draw_stages(pl_module, batch.image[index : index + 1], item, SIZE)
->>>>>>> main
+                panels = draw_stages(pl_module, batch.image[index : index + 1], item, SIZE)
+                between = list(panels.items())[1:-1]  # the picture and the result are there already
+                stages = dict(between) if len(between) > 1 else {}  # and so is a map that nothing follows
             self.entries.append(
                 {
                     "path": path,

@@ -192,11 +192,6 @@ def data_lines(rows: Sequence[Row], data: DataEntry) -> list[Line]:
     lines = _group(list(means(rows, len(data.categories))), "mean", mean=True) if several and rows else []
     for category in dict.fromkeys(row.category for row in rows):
         lines += _group([row for row in rows if row.category == category], category or "all")
-<<<<<<< HEAD
-=======
-    if rows and len(data.categories) > 1:
-        lines += _group(list(means(rows, len(data.categories))), "mean", mean=True)
->>>>>>> main
     return lines
 
 
