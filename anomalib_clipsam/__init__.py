@@ -19,12 +19,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from anomalib_clipsam.demo.datamodule import DrawnParts
     from anomalib_clipsam.lightning_model import ClipSam
+    from anomalib_clipsam.passes.sam_post_processor import SamPostProcessor
     from anomalib_clipsam.results.visualizer import PromptVisualizer, ResultVisualizer
     from anomalib_clipsam.torch_model import ClipSamModel
 
 __version__ = "0.1.0"
 
-__all__ = ["ClipSam", "ClipSamModel", "DrawnParts", "PromptVisualizer", "ResultVisualizer", "__version__"]
+__all__ = [
+    "ClipSam",
+    "ClipSamModel",
+    "DrawnParts",
+    "PromptVisualizer",
+    "ResultVisualizer",
+    "SamPostProcessor",
+    "__version__",
+]
 
 _LAZY = {
     "ClipSam": "anomalib_clipsam.lightning_model",
@@ -32,6 +41,7 @@ _LAZY = {
     "DrawnParts": "anomalib_clipsam.demo.datamodule",
     "PromptVisualizer": "anomalib_clipsam.results.visualizer",
     "ResultVisualizer": "anomalib_clipsam.results.visualizer",
+    "SamPostProcessor": "anomalib_clipsam.passes.sam_post_processor",
 }
 
 

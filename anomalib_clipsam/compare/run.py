@@ -28,12 +28,14 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_clipsam.compare.config import build
 from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
 from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, write_tables
+from anomalib_clipsam.passes.sam_post_processor import SamPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,15 @@ if TYPE_CHECKING:
     from anomalib_clipsam.compare.config import Comparison, Pair
 
 logger = logging.getLogger(__name__)
+
+LEVELS = {
+    **dict.fromkeys(
+        ("anomalib", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"), logging.ERROR
+    ),
+    "anomalib_clipsam": logging.WARNING,
+    "anomalib_clipsam.weights": logging.INFO,  # what is fetched, and how large it is
+}
+"""Least level of what is logged while the progress bar is shown."""
 
 
 class Measurement(Callback):
@@ -63,6 +74,7 @@ class Measurement(Callback):
         self.scores: list[float] = []
         self.labels: list[int] = []
         self.seconds: list[tuple[float, int]] = []  # seconds and images of each batch
+        self.refining: list[tuple[float, int]] = []  # the same of SAM, behind another model
 
     def watch(self, module: torch.nn.Module) -> None:
         """Time every call of a network that does not train. The first batch is given to it twice, to warm it up.
@@ -100,7 +112,12 @@ class Measurement(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take maps and scores. Lightning calls the Engine's callbacks before the model's own post-processor."""
-        del trainer, pl_module, batch, batch_idx, dataloader_idx
+        del trainer, batch, batch_idx, dataloader_idx
+        if isinstance(pl_module.post_processor, SamPostProcessor):
+            pl_module.post_processor.forget()  # what the validation pass has refined would cost no time
+            start = _now(pl_module.device)
+            pl_module.post_processor.refine_batch(pl_module, outputs)
+            self.refining.append((_now(pl_module.device) - start, len(outputs.image)))
         maps, scores = outputs.anomaly_map, outputs.pred_score
         if scores is None:
             scores = maps.flatten(1).amax(dim=1)  # as anomalib's post-processor does
@@ -130,12 +147,12 @@ class Measurement(Callback):
         """Give all figures.
 
         Returns:
-            dict[str, float]: The metrics, and ``seconds_per_image``: of the network alone, once it is warm; NaN if it
-            was never called.
+            dict[str, float]: The metrics, and ``seconds_per_image``: of the network alone, once it is warm, and of SAM
+            where it refines the maps; NaN if the network was never called.
         """
-        seconds, images = np.sum(self.seconds, axis=0) if self.seconds else (math.nan, 1)
+        seconds = [np.sum(calls, axis=0) for calls in (self.seconds or [(math.nan, 1)], self.refining) if calls]
         metrics = {**self.pixels.compute(), **image_metrics(self.scores, self.labels)}
-        return {**metrics, "seconds_per_image": float(seconds / images)}
+        return {**metrics, "seconds_per_image": float(sum(total / images for total, images in seconds))}
 
 
 def compare(comparison: Comparison) -> list[Row]:
@@ -152,10 +169,9 @@ def compare(comparison: Comparison) -> list[Row]:
     pairs = list(comparison.pairs())
     known = {row.fingerprint: row for row in read_rows(output / "results.csv") if not row.error}
     rows = {pair.fingerprint: known[pair.fingerprint] for pair in pairs if pair.fingerprint in known}
-    if rows:
-        logger.info("%d of %d pairs are done already, in %s.", len(rows), len(pairs), output)
     todo = [pair for pair in pairs if pair.fingerprint not in rows]
-    with _quiet(), tqdm(todo, unit="pair", disable=not todo) as progress:
+    done_already = {"initial": len(rows), "total": len(pairs), "disable": not todo}
+    with _quiet(), tqdm(todo, unit="pair", **done_already) as progress:
         for pair in progress:
             progress.set_description(f"{pair.model.label}, {pair.data.label} {pair.category}".rstrip())
             rows[pair.fingerprint] = run_pair(comparison, pair)
@@ -341,13 +357,12 @@ def _now(device: torch.device) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bar readable: hide what the passes log."""
-    names = ("anomalib", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    """Keep the progress bar readable: hide what every pass logs, and write the rest above the bar."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in LEVELS}
     try:
-        for each in levels:
-            each.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings(), logging_redirect_tqdm():
             warnings.filterwarnings("ignore", module="lightning|torch|anomalib|timm|open_clip")
             yield
     finally:

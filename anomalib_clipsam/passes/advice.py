@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def refuse_videos(datamodule: Any) -> None:
+def refuse_videos(datamodule: Any, reason: str = "ClipSam looks at single pictures") -> None:
     """Raise if a data module gives videos.
 
     Args:
         datamodule (Any): The data module of the pass, or ``None``.
+        reason (str): Who cannot use them. Defaults to ClipSam.
 
     Raises:
         ValueError: If it is one of anomalib's for videos.
     """
     if isinstance(datamodule, AnomalibVideoDataModule):
         msg = (
-            f"{type(datamodule).__name__} gives videos, and ClipSam looks at single pictures. Save their frames as "
+            f"{type(datamodule).__name__} gives videos, and {reason}. Save their frames as "
             "pictures, and give the folder to `anomalib predict --data`, or to the data module Folder."
         )
         raise ValueError(msg)  # noqa: TRY004  # the command line's argument is at fault, not a type in Python

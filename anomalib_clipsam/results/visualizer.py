@@ -180,6 +180,8 @@ class ResultVisualizer(PictureVisualizer):
 class PromptVisualizer(PictureVisualizer):
     """Write a picture per image: CLIP's map, extreme region and ring, points, masks, box, result.
 
+    With :class:`anomalib_clipsam.SamPostProcessor` it tells the same story of any model's map.
+
     ``a.png`` of a folder becomes ``a.png``, ``a.jpg`` becomes ``a.jpg.png``; a picture without a file is called by its
     place in the pass. The stages are computed once more, so a pass takes about twice as long.
 
@@ -199,9 +201,9 @@ class PromptVisualizer(PictureVisualizer):
         """Draw the picture of an image, see :meth:`PictureVisualizer.draw`.
 
         Raises:
-            TypeError: If the model is not ClipSam.
+            TypeError: If the model is neither ClipSam nor refined by SamPostProcessor.
         """
-        panels = draw_item(pl_module.model, image, item, self.field_size, own_name(pl_module, item))
+        panels = draw_stages(pl_module, image, item, self.field_size)
         return sheet(panels, 4, *heading(item, image_threshold(pl_module)))
 
     def save(self, picture: Image.Image, path: Path) -> None:
@@ -286,6 +288,42 @@ def own_name(pl_module: LightningModule, item: ImageItem) -> str | None:
     return pl_module.name_of(item.image_path) if hasattr(pl_module, "name_of") else None
 
 
+def has_stages(pl_module: LightningModule) -> bool:
+    """Whether :func:`draw_stages` can draw: the model is ClipSam, or SAM refines its maps.
+
+    Args:
+        pl_module (LightningModule): The model of the pass.
+
+    Returns:
+        bool: Whether it has stages.
+    """
+    return isinstance(pl_module.model, ClipSamModel) or hasattr(pl_module.post_processor, "stages_of")
+
+
+def draw_stages(pl_module: LightningModule, image: torch.Tensor, item: ImageItem, size: int) -> dict[str, Image.Image]:
+    """Draw the stages of one image of the batch that was post-processed last.
+
+    Args:
+        pl_module (LightningModule): The model of the pass.
+        image (torch.Tensor): What the model sees, ``(1, 3, height, width)``.
+        item (ImageItem): The image's file, true mask and post-processed prediction, where there are any.
+        size (int): Longer side of each panel, in pixels.
+
+    Returns:
+        dict[str, Image.Image]: Title -> panel, in the order of the method, all of one size.
+
+    Raises:
+        TypeError: If the model has no stages.
+    """
+    if not hasattr(pl_module.post_processor, "stages_of"):
+        return draw_item(pl_module.model, image, item, size, own_name(pl_module, item))
+    stages = pl_module.post_processor.stages_of(pl_module, image, item.image_path)
+    picture = fit(read_picture(item), size)
+    maps = {f"Map of {type(pl_module).__name__}": stages.anomaly_map}
+    frame_size = pl_module.post_processor.refiner.ppg.frame_size
+    return _draw_all(picture, item, maps, stages, frame_size, stages.anomaly_map.shape[-2:])
+
+
 def draw_item(
     model: torch.nn.Module, image: torch.Tensor, item: ImageItem, size: int, class_name: str | None = None
 ) -> dict[str, Image.Image]:
@@ -315,16 +353,28 @@ def draw_item(
         model.set_class_name(class_name or model.class_name)
         stages = model.stages(image)
         text_map = stages.anomaly_map if model.judge is None else model.look(image)[0]
+    maps = {"CLIP map": text_map}
+    if model.judge is not None:
+        maps = {"CLIP map by text": text_map, "Text and references": stages.anomaly_map}
+    frame_size = 0 if model.ppg is None else model.ppg.frame_size
+    return _draw_all(picture, item, maps, stages, frame_size, image.shape[-2:])
+
+
+def _draw_all(
+    picture: Image.Image,
+    item: ImageItem,
+    maps: dict[str, torch.Tensor],
+    stages: ClipSamStages,
+    frame_size: int,
+    image_size: torch.Size,
+) -> dict[str, Image.Image]:
+    """Draw the maps ``(1, H, W)`` that there were before SAM, what SAM was asked, and the result."""
     panels = {"Image": picture}
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
-    if model.judge is None:
-        panels["CLIP map"] = heat(picture, text_map[0])
-    else:
-        panels["CLIP map by text"] = heat(picture, text_map[0])
-        panels["Text and references"] = heat(picture, stages.anomaly_map[0])
+    panels |= {title: heat(picture, values[0]) for title, values in maps.items()}
     if stages.prompts is not None:
-        panels |= draw_prompts(picture, stages, model.ppg.frame_size, image.shape[-2:])
+        panels |= draw_prompts(picture, stages, frame_size, image_size)
     elif stages.asks is not None and stages.region is not None:
         panels["Extreme region, crops that SAM saw"] = _draw_asks(picture, stages)
     result = heat(picture, stages.fused_map[0])

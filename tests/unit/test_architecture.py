@@ -18,7 +18,7 @@ METHOD = {"ppg", "cps", "fusion", "frame", "tiles"}
 ALLOWED = {
     "cli": {"app", "command_line", "compare", "results", "lightning_model", "passes", "weights", "clip"},
     "app": {"results", "lightning_model", "passes", "clip", "demo", "messages"},
-    "compare": {"results", "lightning_model", "torch_model", "weights", "demo", "messages"},
+    "compare": {"results", "lightning_model", "passes", "torch_model", "weights", "demo", "messages"},
     "results": {"torch_model", *METHOD, "compute"},
     "lightning_model": {
         "passes",
@@ -33,7 +33,7 @@ ALLOWED = {
         "arguments",
         "messages",
     },
-    "passes": {"torch_model", "messages"},
+    "passes": {"torch_model", "refiner", *METHOD, "weights", "arguments", "messages"},
     "deploy": {"torch_model", "clip"},
     "tiled_model": {"torch_model", "refiner", *METHOD, "clip", "compute"},
     "torch_model": {"refiner", *METHOD, "clip", "compute"},
@@ -59,6 +59,7 @@ PUBLIC = {
     "ClipSamModel": "torch_model",
     "DrawnParts": "demo",
     "PromptVisualizer": "results",
+    "SamPostProcessor": "passes",
     "ResultVisualizer": "results",
 }
 """What the package itself gives -> where it is from."""

@@ -105,7 +105,7 @@ def test_scores_come_to_the_cpu_before_they_are_doubles() -> None:
     paths = ["test/good/00.png", "test/crack/00.png"]
     measurement.mask = lambda _path: None
     outputs = SimpleNamespace(anomaly_map=None, pred_score=scores, gt_label=torch.tensor([0, 1]), image_path=paths)
-    measurement.on_test_batch_end(None, None, outputs, None, 0)
+    measurement.on_test_batch_end(None, SimpleNamespace(post_processor=None), outputs, None, 0)
     assert measurement.scores == [0.25, 0.5]
 
 

@@ -80,6 +80,7 @@ def test_best_is_bold_and_the_mean_is_of_all_categories() -> None:
     assert line(text, "| key | A ") == f"| key | A | **90.0** | **33.3** | 25.0 {rest} 1200 | 0 |"
     assert line(text, "| key | B") == f"| key | B\\|b | 80.0 | **33.3** | **30.0** {rest} 1200 | 10 |"
     assert line(text, "| **mean** | A ") == f"| **mean** | A | **80.0** | **33.3** | 25.0 {rest} 1200 | - |"
+    assert text.index("| **mean** | B") < text.index("| key | A ")  # the means come first
     assert "64 x 64 pixels" in text
     assert "Failed" not in text
 
@@ -95,6 +96,13 @@ def test_failed_pair_is_a_row_that_says_why_and_has_no_mean() -> None:
     assert line(text, "| nut | B").endswith("| - | - | - | failed |")
     assert line(text, "| **mean** | B") == "| **mean** | B\\|b |" + " - |" * 10
     assert "## Failed\n\n- B|b, Parts nut: RuntimeError: no memory\n" in text
+
+
+def test_a_data_set_that_has_not_begun_has_no_mean_yet() -> None:
+    comparison = replace(COMPARISON, data=(*COMPARISON.data, DataEntry("Later", "DrawnParts", categories=("a", "b"))))
+    text = to_markdown(comparison, ROWS)
+    assert line(text, "| **mean** | A ")
+    assert text.count("**mean**") == 2
 
 
 def test_published_figures_are_marked_as_such() -> None:
