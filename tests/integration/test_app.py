@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -76,21 +75,6 @@ def client(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     from gradio_client import Client
 
     return Client(served.address, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        try:
-            program = os.environ.get("ANOMALIB_CLIPSAM_CHROMIUM", shutil.which("chromium"))
-            started = playwright.chromium.launch(
-                executable_path=program, args=["--no-sandbox", "--headless=shell", "--no-zygote"]
-            )
-        except api.Error as error:
-            pytest.skip(f"there is no Chromium: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 @pytest.mark.slow
