@@ -88,7 +88,7 @@ def verify_weights(command: ArgumentParser) -> Run:
 def predictions(command: ArgumentParser) -> Run:
     """Score the pictures of a folder with ClipSam, and write tables, masks, JSON lines and COCO into a folder.
 
-    A run that was stopped is gone on with by the same command. With `--to FILE.csv` there is one table only.
+    The same command goes on with a run that was stopped. With `--to FILE.csv` there is one table only.
     """
     command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
     command.add_argument(
@@ -193,7 +193,8 @@ def compare(command: ArgumentParser) -> Run:
         if options.output is not None:
             comparison = replace(comparison, output=str(options.output))
         rows = compare(comparison)
-        return to_markdown(comparison, rows), int(any(row.error for row in rows))
+        page = f"\nThe page: {Path(comparison.output) / 'report.html'}\n"
+        return to_markdown(comparison, rows) + page, int(any(row.error for row in rows))
 
     return run
 
@@ -206,6 +207,7 @@ def app(command: ArgumentParser) -> Run:
     )
     command.add_argument("--port", type=int, default=7860, help="port; 0 for any that is free (default: 7860)")
 
+    @only_our_lines()
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam.app.page import serve
 

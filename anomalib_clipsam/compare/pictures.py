@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Small pictures of some test images, kept for the report: map and mask of each model, and SAM's stages."""
+"""Small pictures of some test images, kept for the report: what each model found, and SAM's stages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib.visualization import Visualizer
 from PIL import Image
+from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.results.drawing import FOUND, TRUTH, fit, heat, outline
+from anomalib_clipsam.results.drawing import TRUTH, WHITE, fit, heat, outline
 from anomalib_clipsam.results.visualizer import draw_stages, has_stages
 
 if TYPE_CHECKING:
+    import torch
     from anomalib.data import ImageBatch
     from lightning import LightningModule, Trainer
 
 INDEX = "index.json"
-SIZE = 256
+SIZE, QUALITY = 384, 75
+"""Longer side of a picture, in pixels, and how much of it WebP keeps."""
 
 
 class ReportPictures(Visualizer):
@@ -66,19 +69,22 @@ class ReportPictures(Visualizer):
             drawn = {"image": picture}
             if mask is not None:
                 drawn["truth"] = outline(picture, mask, TRUTH)
-            if item.anomaly_map is not None:
-                drawn["map"] = heat(picture, item.anomaly_map.squeeze())
+            result = picture if item.anomaly_map is None else heat(picture, item.anomaly_map.squeeze())
             if item.pred_mask is not None:
-                drawn["mask"] = outline(picture, item.pred_mask.squeeze(), FOUND)
+                result = outline(result, item.pred_mask.squeeze(), WHITE)
+            drawn["result"] = result
             stages = {}
             if has_stages(pl_module):
-                stages = draw_stages(pl_module, batch.image[index : index + 1], item, SIZE)
+                panels = draw_stages(pl_module, batch.image[index : index + 1], item, SIZE)
+                between = list(panels.items())[1:-1]  # the picture and the result are there already
+                stages = dict(between) if len(between) > 1 else {}  # and so is a map that nothing follows
             self.entries.append(
                 {
                     "path": path,
                     "defective": bool(item.gt_label),
                     "score": float(item.pred_score),
                     "decision": None if item.pred_label is None else bool(item.pred_label),
+                    "overlap": _overlap(item.pred_mask, mask),
                     "pictures": {name: self._save(drawn_one) for name, drawn_one in drawn.items()},
                     "stages": {title: self._save(panel) for title, panel in stages.items()},
                 }
@@ -86,10 +92,22 @@ class ReportPictures(Visualizer):
 
     def _save(self, picture: Image.Image) -> str:
         name = f"{len(list(self.folder.iterdir())):04}.webp"
-        picture.save(self.folder / name, quality=70)
+        picture.save(self.folder / name, quality=QUALITY)
         return name
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the index of the pictures."""
         del trainer, pl_module
         (self.folder / INDEX).write_text(json.dumps(self.entries), encoding="utf-8")
+
+
+def _overlap(found: torch.Tensor | None, truth: torch.Tensor | None) -> float | None:
+    """Give the intersection over the union of two masks ``(H, W)`` of any size; ``None`` if one of them is missing."""
+    if found is None or truth is None or not truth.any():
+        return None
+    size = tuple(truth.shape[-2:])
+    found = (
+        F.interpolate(found.reshape(1, 1, *found.shape[-2:]).float().cpu(), size, mode="nearest-exact").squeeze() > 0
+    )
+    truth = truth.squeeze() > 0
+    return float((found & truth).sum() / (found | truth).sum())

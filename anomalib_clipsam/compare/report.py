@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib_clipsam.compare.config import PUBLISHED
 from anomalib_clipsam.compare.pictures import INDEX
-from anomalib_clipsam.compare.table import COSTS, HEADINGS, data_lines, replace_file
+from anomalib_clipsam.compare.table import COSTS, METRIC_NAMES, data_lines, replace_file
 from anomalib_clipsam.messages import printable
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ def write_report(output: Path, comparison: Comparison, rows: Sequence[Row]) -> N
     data = {
         "mapSize": comparison.map_size,
         "seed": comparison.seed,
-        "headings": [*HEADINGS, *COSTS],
+        "metrics": METRIC_NAMES,
+        "costs": COSTS,
         "models": [model.label for model in comparison.models],
         "tables": [
             {
                 "data": entry.label,
+                "pictures": _count([row for row in rows if row.data == entry.label]),
                 "lines": [vars(line) for line in data_lines([row for row in rows if row.data == entry.label], entry)],
                 "published": [[name, *values] for name, values in PUBLISHED.get(entry.published, {}).items()],
             }
@@ -56,6 +58,14 @@ def write_report(output: Path, comparison: Comparison, rows: Sequence[Row]) -> N
     content = json.dumps(data).replace("<", "\\u003c")  # so that no label can end the script element
     template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     replace_file(output / "report.html", template.replace("null /* data */", content))
+
+
+def _count(rows: Sequence[Row]) -> int:
+    """Count the test images of a data set; a model may skip some that others take."""
+    tested: dict[str, int] = {}
+    for row in rows:
+        tested[row.category] = max(tested.get(row.category, 0), row.test_images or 0)
+    return sum(tested.values())
 
 
 def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -82,7 +92,8 @@ def _images(output: Path, rows: Sequence[Row]) -> dict[tuple[str, str, str], dic
             image["models"][row.model] = {
                 "score": round(entry["score"], 4),
                 "decision": entry["decision"],
-                **{name: _inline(folder, pictures[name]) for name in ("map", "mask") if name in pictures},
+                "overlap": entry.get("overlap"),
+                **{name: _inline(folder, pictures[name]) for name in ("result",) if name in pictures},
                 "stages": [[title, _inline(folder, name)] for title, name in entry["stages"].items()],
             }
     return images

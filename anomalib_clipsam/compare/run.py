@@ -28,6 +28,7 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_clipsam.compare.config import build
 from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
@@ -46,6 +47,15 @@ if TYPE_CHECKING:
     from anomalib_clipsam.compare.config import Comparison, Pair
 
 logger = logging.getLogger(__name__)
+
+LEVELS = {
+    **dict.fromkeys(
+        ("anomalib", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"), logging.ERROR
+    ),
+    "anomalib_clipsam": logging.WARNING,
+    "anomalib_clipsam.weights": logging.INFO,  # what is fetched, and how large it is
+}
+"""Least level of what is logged while the progress bar is shown."""
 
 
 class Measurement(Callback):
@@ -159,10 +169,9 @@ def compare(comparison: Comparison) -> list[Row]:
     pairs = list(comparison.pairs())
     known = {row.fingerprint: row for row in read_rows(output / "results.csv") if not row.error}
     rows = {pair.fingerprint: known[pair.fingerprint] for pair in pairs if pair.fingerprint in known}
-    if rows:
-        logger.info("%d of %d pairs are done already, in %s.", len(rows), len(pairs), output)
     todo = [pair for pair in pairs if pair.fingerprint not in rows]
-    with _quiet(), tqdm(todo, unit="pair", disable=not todo) as progress:
+    done_already = {"initial": len(rows), "total": len(pairs), "disable": not todo}
+    with _quiet(), tqdm(todo, unit="pair", **done_already) as progress:
         for pair in progress:
             progress.set_description(f"{pair.model.label}, {pair.data.label} {pair.category}".rstrip())
             rows[pair.fingerprint] = run_pair(comparison, pair)
@@ -348,13 +357,12 @@ def _now(device: torch.device) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bar readable: hide what the passes log."""
-    names = ("anomalib", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    """Keep the progress bar readable: hide what every pass logs, and write the rest above the bar."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in LEVELS}
     try:
-        for each in levels:
-            each.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings(), logging_redirect_tqdm():
             warnings.filterwarnings("ignore", module="lightning|torch|anomalib|timm|open_clip")
             yield
     finally:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 METRICS = (*PIXEL_METRICS, *IMAGE_METRICS)
 HEADINGS = ("pixel AUROC", "F1-max", "AP", "AUPRO", "image AUROC", "F1-max", "AP")
+METRIC_NAMES = ("pixel AUROC", "pixel F1-max", "pixel AP", "pixel AUPRO", "image AUROC", "image F1-max", "image AP")
 COSTS = ("s / image", "peak MB", "trained on")
 
 TEST_BATCH = -1
@@ -178,7 +179,7 @@ class Line:
 
 
 def data_lines(rows: Sequence[Row], data: DataEntry) -> list[Line]:
-    """Give the lines of a data set: by category, then the means.
+    """Give the lines of a data set: the means, then by category.
 
     Args:
         rows (Sequence[Row]): The rows of the data set.
@@ -187,11 +188,10 @@ def data_lines(rows: Sequence[Row], data: DataEntry) -> list[Line]:
     Returns:
         list[Line]: The lines.
     """
-    lines = []
+    several = len(data.categories) > 1
+    lines = _group(list(means(rows, len(data.categories))), "mean", mean=True) if several and rows else []
     for category in dict.fromkeys(row.category for row in rows):
         lines += _group([row for row in rows if row.category == category], category or "all")
-    if rows and len(data.categories) > 1:
-        lines += _group(list(means(rows, len(data.categories))), "mean", mean=True)
     return lines
 
 

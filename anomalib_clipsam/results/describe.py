@@ -83,8 +83,8 @@ def describe(item: ImageItem) -> Description:
         mask = small[rows][:, columns].astype(np.uint8) * 255
         values = None if item.anomaly_map is None else item.anomaly_map.squeeze().float().cpu().numpy()
         regions = tuple(
-            Region((x0, y0, x1, y1), int(inside.sum()), _mean(values, rows[y0:y1], columns[x0:x1], inside))
-            for (x0, y0, x1, y1), inside in parts_of(mask)
+            Region(box, int(inside.sum()), None if values is None else _mean(values, mask.shape, box, inside))
+            for box, inside in parts_of(mask)
         )
     return Description(
         file="" if item.image_path is None else str(item.image_path),
@@ -120,8 +120,11 @@ def _nearest(length: int, source: int) -> np.ndarray:
     return ((np.arange(length) + 0.5) * source / length).astype(int)
 
 
-def _mean(values: np.ndarray | None, rows: np.ndarray, columns: np.ndarray, inside: np.ndarray) -> float | None:
-    return None if values is None else round(float(values[np.ix_(rows, columns)][inside].mean()), DIGITS)
+def _mean(values: np.ndarray, size: tuple[int, ...], box: Box, inside: np.ndarray) -> float:
+    """Give the mean of a map ``(h, w)`` in a part of a mask of this height and width."""
+    rows, columns = (_nearest(length, source) for length, source in zip(size, values.shape, strict=True))
+    x0, y0, x1, y1 = box
+    return round(float(values[np.ix_(rows[y0:y1], columns[x0:x1])][inside].mean()), DIGITS)
 
 
 def _size(item: ImageItem) -> tuple[int, int]:

@@ -25,7 +25,7 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 TRUTH, FOUND = WHITE, NEGATIVE
 """Outlines of the true mask and of the predicted one."""
 INK, GREY = (32, 33, 36), (95, 99, 104)
-FAINT, THRESHOLD, OPACITY = 0.15, 0.5, 0.65
+FAINT, THRESHOLD, OPACITY = 0.25, 0.5, 0.65
 """A map is invisible up to the first value, and as opaque as the last from the second on."""
 MARGIN, GAP = 14, 8
 HEADING, CAPTION = 18, 13

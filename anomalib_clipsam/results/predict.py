@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,8 @@ from anomalib_clipsam.results.prediction_table import PredictionTable
 from anomalib_clipsam.results.visualizer import ResultVisualizer
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from anomalib.models import AnomalibModule
 
@@ -113,6 +113,29 @@ def hash_content(path: Path) -> str:
     return " ".join(hash_file(file)[:8] for file in files)
 
 
+def leave_out_results(files: Sequence[Path], folder: Path, to: Path) -> list[Path]:
+    """Leave masks and drawings out of a folder of pictures: whoever is in it writes the results there, too.
+
+    Args:
+        files (Sequence[Path]): The files.
+        folder (Path): Their folder.
+        to (Path): Where results will be written.
+
+    Returns:
+        list[Path]: The others.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    earlier = [path.parent.resolve() for path in folder.rglob("settings.json") if (path.parent / "journal").is_dir()]
+    results = {to.resolve(), *earlier}
+    kept = [file for file in files if results.isdisjoint(file.resolve().parents)]
+    if not kept:
+        msg = f"{folder} has no pictures but results. Give a folder of pictures."
+        raise ValueError(msg)
+    return kept
+
+
 def write_predictions(
     model: AnomalibModule,
     folder: Path,
@@ -128,7 +151,7 @@ def write_predictions(
 
     Args:
         model (AnomalibModule): The model; its visualizer is replaced.
-        folder (Path): A picture, or a folder of pictures. What is in ``to`` does not count as one.
+        folder (Path): A picture, or a folder of pictures. What this or an earlier run has written there does not count.
         to (Path): CSV file to write, see :class:`PredictionTable`, or folder, see :class:`PredictionFolder`.
         checkpoint (Path | None): Checkpoint with calibrated thresholds. Defaults to ``None``, the model's own.
         settings (Mapping[str, str | None] | None): What the predictions depend on: a folder that was begun with others
@@ -146,11 +169,7 @@ def write_predictions(
         ValueError: If no picture can be scored, or an argument is wrong.
     """
     dataset = PredictDataset(folder, transform=getattr(model.pre_processor, "transform", None))
-    inside = to.resolve()
-    dataset.image_filenames = [file for file in dataset.image_filenames if inside not in Path(file).resolve().parents]
-    if not dataset.image_filenames:
-        msg = f"{folder} has no pictures but those of {to}. Give a folder of pictures."
-        raise ValueError(msg)
+    dataset.image_filenames = leave_out_results(dataset.image_filenames, folder, to)
     if to.suffix == ".csv" or to.is_file():
         model.visualizer, scored = PredictionTable(to), set()
     else:

@@ -125,9 +125,14 @@ def test_metrics_are_of_raw_maps_and_of_true_masks_at_one_size(compare: Any, par
     assert row.seconds_per_image > 0
 
 
-def test_models_that_train_and_models_that_do_not_stand_in_one_table(compare: Any) -> None:
+def test_models_that_train_and_models_that_do_not_stand_in_one_table(
+    compare: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows, code = compare([CLIP, PADIM])
     assert code == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("\nThe page: out/report.html\n")
+    assert not re.search(r"INFO|calibrates|SAM skipped|defective", err)  # the bar stands alone
     assert [(row.model, row.train_images, row.test_images) for row in rows] == [("CLIP", 0, 8), ("Padim", 4, 8)]
     assert all(0 <= getattr(row, name) <= 1 for row in rows for name in METRICS)
     assert all(row.seconds_per_image > 0 and row.peak_memory_mb > 0 for row in rows)
@@ -141,8 +146,11 @@ def test_models_that_train_and_models_that_do_not_stand_in_one_table(compare: An
         ("good", "3.png"),
     ]
     said = content["images"][0]["models"]
-    assert [title.split(":")[0] for title, _ in said["CLIP"]["stages"]] == ["Image and true mask", "CLIP map", "Result"]
-    assert said["Padim"]["map"] != said["CLIP"]["map"]
+    assert said["CLIP"]["stages"] == []  # the map is all that it does
+    assert said["Padim"]["result"] != said["CLIP"]["result"]
+    assert all(0 <= one["overlap"] <= 1 for one in said.values())
+    assert content["images"][2]["models"]["Padim"]["overlap"] is None  # a good part has no mask to overlap with
+    assert content["tables"][0]["pictures"] == 8
 
 
 def test_killed_and_resumed_gives_the_table_of_one_run(compare: Any) -> None:

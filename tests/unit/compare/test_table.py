@@ -80,6 +80,7 @@ def test_best_is_bold_and_the_mean_is_of_all_categories() -> None:
     assert line(text, "| key | A ") == f"| key | A | **90.0** | **33.3** | 25.0 {rest} 1200 | 0 |"
     assert line(text, "| key | B") == f"| key | B\\|b | 80.0 | **33.3** | **30.0** {rest} 1200 | 10 |"
     assert line(text, "| **mean** | A ") == f"| **mean** | A | **80.0** | **33.3** | 25.0 {rest} 1200 | - |"
+    assert text.index("| **mean** | B") < text.index("| key | A ")  # the means come first
     assert "64 x 64 pixels" in text
     assert "Failed" not in text
 

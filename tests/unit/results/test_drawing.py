@@ -51,7 +51,7 @@ def test_mask_of_another_size_is_filled_in() -> None:
 
 def test_map_is_invisible_where_it_is_low_and_strongest_from_the_threshold_on() -> None:
     grey = Image.new("RGB", (40, 10), (100, 100, 100))
-    values = torch.tensor([0.0, 0.15, 0.3, 0.5, 0.9]).repeat_interleave(8)[None].repeat(10, 1)
+    values = torch.tensor([0.0, 0.25, 0.35, 0.5, 0.9]).repeat_interleave(8)[None].repeat(10, 1)
     values[:, -1] = torch.nan  # as nothing
     change = np.abs(np.asarray(heat(grey, values)).astype(int) - 100).sum(axis=-1)[5]
     assert not change[:14].any()

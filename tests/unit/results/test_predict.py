@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from anomalib_clipsam.results.predict import Share, check_trainer, hash_content
+from anomalib_clipsam.results.predict import Share, check_trainer, hash_content, leave_out_results
 
 
 def shares(monkeypatch: pytest.MonkeyPatch, count: int, scored: set[str], processes: int) -> list[list[int]]:
@@ -50,6 +50,18 @@ def test_what_lightning_cannot_do_is_said_before_anything_is_read(arguments: dic
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"Lightning cannot run with .*{name}='{value}'.* Choose others"):
         check_trainer(**{"accelerator": "cpu", **arguments})
+
+
+def test_results_of_this_and_earlier_runs_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "earlier" / "journal").mkdir(parents=True)
+    (tmp_path / "earlier" / "settings.json").write_text("{}")
+    (tmp_path / "line" / "settings.json").parent.mkdir()
+    (tmp_path / "line" / "settings.json").write_text("of a camera")
+    names = ["a.png", "line/a.png", "out/masks/a.png", "earlier/masks/sub/a.png"]
+    files = [tmp_path / name for name in names]
+    assert leave_out_results(files, tmp_path, tmp_path / "out") == files[:2]
+    with pytest.raises(ValueError, match="has no pictures but results"):
+        leave_out_results(files[2:], tmp_path, tmp_path / "out")
 
 
 def test_content_tells_files_and_folders_from_others(tmp_path: Path) -> None:
