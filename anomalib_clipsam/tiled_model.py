@@ -22,7 +22,7 @@ from anomalib_clipsam.torch_model import ClipSamModel, check_images
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-WHOLE_SHARE = 0.2
+WHOLE_SHARE = 0.3
 """Share of the look at the whole picture in its map; chosen on drawn pictures and photographs (docs/ablation.md)."""
 
 
@@ -105,12 +105,12 @@ class TiledClipSamModel(ClipSamModel):
             tuple[torch.Tensor, torch.Tensor]: S_a ``(1, H, W)`` and the image score ``(1,)``, in [0, 1].
         """
         grid = self.grid(image)
-        whole_map, score = self.look_at_whole(image, grid)
+        whole_map, whole_score = self.look_at_whole(image, grid)
         if len(grid) == 1:
-            return whole_map, score
+            return whole_map, whole_score
         tile_map, tile_scores = self.look_at_tiles(image, grid)
         anomaly_map = torch.lerp(tile_map, whole_map, WHOLE_SHARE)
-        return anomaly_map, join_scores(tile_scores, anomaly_map)
+        return anomaly_map, join_scores(tile_scores, anomaly_map, whole_score)
 
     def look_at_whole(self, image: torch.Tensor, grid: TileGrid) -> tuple[torch.Tensor, torch.Tensor]:
         """Look at a whole picture at once.
@@ -204,20 +204,20 @@ NO_LOGIT = -1e4
 """Mask logit outside a crop: its sigmoid is 0, also summed over a large picture."""
 
 
-def join_scores(scores: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Give a picture's score: the mean of its most suspicious tile's and of the highest value of its map.
+def join_scores(tiles: torch.Tensor, anomaly_map: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Give a picture's score: the mean of its most suspicious tile's, of the highest value of its map, and the whole's.
 
-    The highest of many scores is high for good pictures too. The map is a second opinion: its tiles agree with one
-    another, and with the whole.
+    The highest of many scores is high for good pictures too; the other two hold against it (``docs/ablation.md``).
 
     Args:
-        scores (torch.Tensor): Of the tiles, ``(N,)``.
+        tiles (torch.Tensor): Scores of the tiles, ``(N,)``.
         anomaly_map (torch.Tensor): S_a, ``(1, H, W)``.
+        whole (torch.Tensor): Score of the whole, ``(1,)``.
 
     Returns:
         torch.Tensor: ``(1,)`` in [0, 1].
     """
-    return (scores.amax(dim=0, keepdim=True) + anomaly_map.amax(dim=(-2, -1))) / 2
+    return (tiles.amax(dim=0, keepdim=True) + anomaly_map.amax(dim=(-2, -1)) + whole) / 3
 
 
 def _resize_map(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

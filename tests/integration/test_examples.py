@@ -12,7 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize("name", ["gate.py", "onnx_runtime.py", "openvino_runtime.py"])
+@pytest.mark.parametrize("name", ["gate.py", "onnx_runtime.py", "openvino_runtime.py", "tiles.py"])
 def test_without_arguments_an_example_says_how_it_is_used(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(sys, "argv", [name])
     with pytest.raises(SystemExit) as raised:

@@ -29,6 +29,7 @@ from PIL import Image
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.tiled_model import join_scores
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -323,3 +324,31 @@ def test_parts_give_what_the_whole_gives(pipeline: Pipeline, drawn: Path) -> Non
     assert any(suspicious)
     printed = run_example("gate.py", *paths, *sorted(drawn.iterdir()))
     assert printed.splitlines()[-1] == f"SAM ran on {asked} of {len(suspicious)} pictures"
+    assert_large_pictures_are_cut_alike(pipeline, *paths)
+
+
+def assert_large_pictures_are_cut_alike(pipeline: Pipeline, localizer: Path, refiner: Path) -> None:
+    """Run the example for large pictures, which cuts, blends and scores without torch, beside the model with tiles."""
+    image = np.full((300, 1200, 3), 150, np.uint8) + np.random.default_rng(0).integers(0, 9, (300, 1200, 1), np.uint8)
+    for step in range(30):
+        image[140 + step // 2 : 145 + step // 2, 800 + step] = 20
+    picture, overlay = pipeline.root / "large.png", pipeline.root / "overlay.png"
+    Image.fromarray(image).save(picture)
+    printed = run_example("tiles.py", localizer, refiner, picture, overlay)
+    model = ClipSam(weights="demo", class_name="capsule", tiles="auto", refine=False).eval().model
+    model.set_class_name("capsule")
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    anomaly_map, _ = model.localize(tensor)
+    _, scores = model.look_at_tiles(tensor, model.grid(tensor))
+    post = pipeline.model.post_processor
+    score, whole = (
+        post._normalize(values.max(), post.image_min, post.image_max, post.image_threshold)
+        for values in (scores, model.look_at_whole(tensor, model.grid(tensor))[1])
+    )
+    expected = join_scores(score[None], anomaly_map, whole[None]).item()
+    assert printed.startswith(f"{'defective' if expected > 0.5 else 'good'}, score ")
+    assert float(printed.split()[2].rstrip(",")) == pytest.approx(expected, abs=0.01)
+    assert f" {len(model.grid(tensor))} tiles, " in printed
+    marked = np.argwhere((np.asarray(Image.open(overlay)) != image).any(axis=2))
+    if expected > 0.5:
+        assert ((marked >= (110, 770)) & (marked <= (190, 860))).all(axis=1).mean() > 0.8

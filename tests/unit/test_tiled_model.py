@@ -196,4 +196,4 @@ def test_settings_tell_tilings_apart(build: Build) -> None:
 def test_scores() -> None:
     anomaly_map = torch.zeros(1, 5, 7)
     anomaly_map[0, 2, 3] = 0.4
-    assert join_scores(torch.tensor([0.2, 0.8, 0.4]), anomaly_map).tolist() == pytest.approx([0.6])
+    assert join_scores(torch.tensor([0.2, 0.8, 0.4]), anomaly_map, torch.tensor([0.3])).tolist() == pytest.approx([0.5])
