@@ -18,8 +18,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.cli import main
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.prediction_table import write_predictions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,8 +81,9 @@ def test_a_folder_of_several_sizes_keeps_aspects_and_no_picture_depends_on_anoth
     assert width > height
 
 
-def test_the_table_has_boxes_in_pixels_of_the_file(model: ClipSam, folder: Path, tmp_path: Path) -> None:
-    write_predictions(model, folder, tmp_path / "table.csv")
+def test_the_table_has_boxes_in_pixels_of_the_file(folder: Path, tmp_path: Path) -> None:
+    options = ["--weights", "lite", "--class-name", "carpet", "--tiles", "256", "--quiet"]
+    main(["predictions", str(folder), "--to", str(tmp_path / "table.csv"), *options])
     with (tmp_path / "table.csv").open() as file:
         rows = {row["file"].rsplit("/", 1)[1]: row for row in csv.DictReader(file)}
     height, width = SIZES["wide"]
