@@ -295,6 +295,10 @@ JOINS = {
         )
         for share in (0.2, 0.3, 0.5)
     },
+    **{
+        f"{weight} of the whole added": lambda looks, weight=weight: np.minimum(looks.tiles + weight * looks.whole, 1)
+        for weight in (0.2, 0.4, 0.6)
+    },
     "whole alone": lambda looks: looks.whole,
 }
 """Name -> map of tiles and whole."""
@@ -336,7 +340,7 @@ def choose(groups: dict[str, list[Large]], sides: list[int], overlaps: list[floa
                 print(row(name, [*figures, float(np.mean(figures))]), flush=True)
             print("\n| image score | AUROC | good above 0.5 | defective above 0.5 |\n|---|---|---|---|")
             for name, score in SCORES.items():
-                values = np.array([score(one, JOINS["share of the whole 0.3"](one)) for one in looks])
+                values = np.array([score(one, JOINS["0.4 of the whole added"](one)) for one in looks])
                 figures = [roc_auc_score(label, values), (values[~label] > 0.5).mean(), (values[label] > 0.5).mean()]
                 print(row(name, figures), flush=True)
 
