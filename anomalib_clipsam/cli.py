@@ -221,6 +221,7 @@ def app(command: ArgumentParser) -> Run:
     )
     command.add_argument("--port", type=int, default=7860, help="port; 0 for any that is free (default: 7860)")
 
+    @only_our_lines()
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam.app.page import serve
 
