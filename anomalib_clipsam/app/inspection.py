@@ -26,7 +26,7 @@ from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.pictures import FORMATS, find_fault
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor
 from anomalib_clipsam.results.drawing import FOUND, fit, heat, outline
-from anomalib_clipsam.results.prediction_table import MOST_GOOD_PARTS
+from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
 from anomalib_clipsam.results.visualizer import draw_prompts
 
 if TYPE_CHECKING:
@@ -52,13 +52,15 @@ class Look:
             threshold.
         thresholds (Thresholds | None): What good parts pass; ``None`` without them.
         steps (dict[str, Image.Image]): Title -> panel, in the order of the method.
-        notes (tuple[str, ...]): What a user should know, in sentences.
+        class_name (str): Name that CLIP was asked about.
+        notes (tuple[str, ...]): What a user should know, in sentences. Defaults to none.
     """
 
     picture: Image.Image
     predictions: InferenceBatch
     thresholds: Thresholds | None
     steps: dict[str, Image.Image]
+    class_name: str
     notes: tuple[str, ...] = ()
 
 
@@ -115,7 +117,7 @@ class Inspector:
             FileNotFoundError: If a file is gone.
             ValueError: If a file is too large or no picture, or the name is too long; the message is for the user.
         """
-        class_name = " ".join(class_name.split()) or DEFAULT_CLASS_NAME
+        class_name = tidy(class_name)
         if len(class_name) > LONGEST_NAME:
             msg = f"The class name has {len(class_name)} letters, and {LONGEST_NAME} are allowed. Give a shorter one."
             raise ValueError(msg)
@@ -148,12 +150,24 @@ class Inspector:
             notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
         answers = (stages.score, None, stages.fused_map, stages.mask)
         predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in answers))
-        return Look(picture, predictions, judge.thresholds if parts else None, steps, tuple(notes))
+        return Look(picture, predictions, judge.thresholds if parts else None, steps, class_name, tuple(notes))
 
     def _fitted(self, image: Image.Image) -> torch.Tensor:
         """Resize a picture to what the model takes, ``(1, 3, S, S)``, as anomalib's passes do."""
         pixels = to_dtype(to_image(image), torch.float32, scale=True)
         return self.model.pre_processor(pixels[None]).to(self.model.device)
+
+
+def tidy(class_name: str) -> str:
+    """Give the name that CLIP is asked about.
+
+    Args:
+        class_name (str): What somebody typed.
+
+    Returns:
+        str: That, without needless spaces; ``"object"`` if nothing is left.
+    """
+    return " ".join(class_name.split()) or DEFAULT_CLASS_NAME
 
 
 def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.5) -> Decision:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from anomalib_clipsam.app.inspection import LONGEST_NAME, MOST_BYTES, MOST_PIXELS, Inspector, Look, decide
+from anomalib_clipsam.app.inspection import LONGEST_NAME, MOST_BYTES, MOST_PIXELS, Inspector, Look, decide, tidy
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.prediction_table import MOST_GOOD_PARTS
+from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,19 +157,25 @@ def build_page(inspector: Inspector) -> Any:
                 return None, show_refusal(error), "", ""
             return seen, *show_decision(seen, image, pixel), show_steps(seen)
 
+        def rename(seen: Look | None, *asked: Any) -> tuple:
+            same = seen is None or seen.class_name == tidy(asked[2])
+            return (gr.skip(),) * 4 if same else look(*asked)
+
         def move(seen: Look | None, image: float, pixel: float) -> Any:
             return (gr.skip(), gr.skip()) if seen is None else show_decision(seen, image, pixel)
 
         thresholds = [image_threshold, pixel_threshold]
+        asked, shown = [picture, good, name, *thresholds], [looked, verdict, answer, steps]
         gr.on(
-            [picture.change, good.change, name.submit, name.blur],
+            [picture.change, good.change, name.submit],
             look,
-            [picture, good, name, *thresholds],
-            [looked, verdict, answer, steps],
+            asked,
+            shown,
             trigger_mode="always_last",
             show_progress_on=verdict,
             api_name="look",
         )
+        name.blur(rename, [looked, *asked], shown, show_progress_on=verdict, api_visibility="private")
         gr.on(
             [image_threshold.input, pixel_threshold.input],
             move,
@@ -180,9 +186,8 @@ def build_page(inspector: Inspector) -> Any:
             api_name="move",
         )
         example.click(draw_example, None, [picture, name], api_visibility="private")
-    page.has_launched = (
-        True  # what its launcher says; without it, Gradio reads whatever path of this machine it is told
-    )
+    # What its launcher says. Without it, Gradio reads whatever file of this machine it is asked for.
+    page.has_launched = True
     return page
 
 
@@ -336,7 +341,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # the address is named already
         msg = f"Cannot listen on {host}, port {port} ({reason}). Choose another `--port`, or leave `--host` out."
         raise OSError(msg) from error
 

@@ -21,6 +21,7 @@ Letters: B images, H W map, S side of SAM's frame.
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -219,8 +220,15 @@ class SamPostProcessor(PostProcessor):
             stage (str): The pass, by Lightning's name.
 
         Raises:
-            ValueError: If the model is ClipSam, or the data are videos.
+            ValueError: If the model is ClipSam, the data are videos, or the trainer converts weights.
         """
+        precision = getattr(trainer, "precision", "32-true")
+        if precision.endswith("-true") and precision != "32-true":
+            msg = (
+                f"The trainer's precision '{precision}' converts SAM's weights, but points and masks need float32. "
+                "Choose '16-mixed' or 'bf16-mixed', or set the post-processor's own precision."
+            )
+            raise ValueError(msg)
         refuse_videos(getattr(trainer, "datamodule", None), "SamPostProcessor refines maps of single pictures")
         if isinstance(pl_module.model, ClipSamModel):
             msg = "ClipSam refines its maps with SAM itself. Leave SamPostProcessor out, and set the model's `weights`."
@@ -240,6 +248,11 @@ class SamPostProcessor(PostProcessor):
         self._store.clear()
 
     # Validation: the model's own maps are calibrated first, and then the refined ones.
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin without what a pass that broke off may have left."""
+        del trainer, pl_module
+        self._kept = []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
@@ -544,7 +557,21 @@ def _keep_own_sam(
 def _introduce(module: nn.Module, _name: str, submodule: nn.Module | None) -> None:
     """Let a model of anomalib show its images to its SamPostProcessor, which its ``forward`` gives the maps only."""
     if isinstance(submodule, SamPostProcessor) and isinstance(module, AnomalibModule):
+        _refuse_to_lose_sam(type(module).__name__)
         module.register_forward_pre_hook(submodule.show)
+
+
+def _refuse_to_lose_sam(model: str) -> None:
+    """Raise on a command line that exports a checkpoint.
+
+    anomalib's ``Engine.export`` builds a model of the checkpoint's own there, and asks no post-processor.
+    """
+    if sys.argv[1:2] == ["export"] and any(argument.startswith("--ckpt_path") for argument in sys.argv):
+        msg = (
+            f"`anomalib export --ckpt_path` builds {model} anew with its default post-processor: SAM would be lost. "
+            f"Export in Python: {model}.load_from_checkpoint(path, post_processor=SamPostProcessor()).to_onnx(folder)."
+        )
+        raise ValueError(msg)
 
 
 register_module_module_registration_hook(_introduce)

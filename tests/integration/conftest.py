@@ -4,8 +4,11 @@
 """Small data for the commands: drawn parts in a folder of their own, and a way to run anomalib's command line."""
 
 import logging
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,3 +66,23 @@ def folder_arguments(parts: Path) -> list[str]:
         "--data.eval_batch_size=3",
         "--data.num_workers=0",
     ]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start a browser, where there is one.
+
+    It needs playwright, which the extra ``dev`` brings, and a Chromium: the program that the variable
+    ``ANOMALIB_CLIPSAM_CHROMIUM`` names, Debian's ``chromium``, or the one of ``playwright install chromium``.
+    """
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        try:
+            program = os.environ.get("ANOMALIB_CLIPSAM_CHROMIUM") or shutil.which("chromium")
+            started = playwright.chromium.launch(
+                executable_path=program, args=["--no-sandbox", "--headless=shell", "--no-zygote"]
+            )
+        except api.Error as error:
+            pytest.skip(f"there is no Chromium: {str(error).splitlines()[0]}")
+        yield started
+        started.close()

@@ -77,21 +77,6 @@ def client(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     return Client(served.address, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        try:
-            program = os.environ.get("ANOMALIB_CLIPSAM_CHROMIUM")
-            started = playwright.chromium.launch(
-                executable_path=program, args=["--no-sandbox", "--headless=shell", "--no-zygote"]
-            )
-        except api.Error as error:
-            pytest.skip(f"there is no Chromium: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
-
-
 @pytest.mark.slow
 def test_a_program_asks_the_server(served: Served, client: Any, parts: dict[str, str]) -> None:
     from gradio_client import handle_file

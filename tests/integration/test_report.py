@@ -1,18 +1,12 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page of a comparison, read as text and used in a browser.
-
-The browser tests need playwright, which the extra ``dev`` brings, and a Chromium: the program that the variable
-``ANOMALIB_CLIPSAM_CHROMIUM`` names, Debian's ``chromium``, or the one of ``playwright install chromium``.
-"""
+"""The page of a comparison, read as text and used in a browser."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,21 +87,6 @@ def test_page_holds_all_and_needs_no_network(page_path: Path) -> None:
     assert all(first[name].startswith("data:image/webp;base64,") for name in ("image", "truth"))
     assert data["failed"] == [[B, "Parts nut", "RuntimeError: no room"]]
     assert text.count("</script>") == 1  # the label could not end the script
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        try:
-            program = os.environ.get("ANOMALIB_CLIPSAM_CHROMIUM") or shutil.which("chromium")
-            started = playwright.chromium.launch(
-                executable_path=program, args=["--no-sandbox", "--headless=shell", "--no-zygote"]
-            )
-        except api.Error as error:
-            pytest.skip(f"there is no Chromium: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def look() -> Look:
     fused[0, 0, :2], fused[0, 3, 5:8] = 0.55, 0.8
     mask[0, 0, :2] = mask[0, 3, 5:8] = True
     picture = Image.new("RGB", (80, 40), (10, 120, 40))
-    return Look(picture, InferenceBatch(torch.tensor([0.6]), None, fused, mask), None, {})
+    return Look(picture, InferenceBatch(torch.tensor([0.6]), None, fused, mask), None, {}, "object")
 
 
 @pytest.mark.parametrize("with_good", [False, True])
@@ -69,7 +69,7 @@ def test_a_look_is_what_a_pass_of_anomalibs_says(
     assert expected.pred_label.item()
     assert decision.regions == 1
     assert decision.share == pytest.approx(expected.pred_mask.float().mean().item())
-    assert look.notes == ()
+    assert (look.class_name, look.notes) == ("leather", ())
     assert next(iter(look.steps)) == ("Text and good parts" if with_good else "CLIP map")
     assert [title for title in look.steps if title.startswith("Mask")][-1] == "Mask 3: + box, mask 2"
     assert {panel.size for panel in look.steps.values()} == {(PANEL, PANEL)}
@@ -124,7 +124,7 @@ def test_thresholds_move_verdict_and_outline(
 
 
 def test_scores_are_counted_from_the_threshold_of_good_parts(look: Look) -> None:
-    with_good = Look(look.picture, look.predictions, Thresholds(image=0.7, pixel=0.6), {})
+    with_good = Look(look.picture, look.predictions, Thresholds(image=0.7, pixel=0.6), {}, "object")
     decision = decide(with_good)
     assert decision.score == pytest.approx(0.4)  # 0.1 below 0.7, and 0.5 stands for 0.7
     assert not decision.defective

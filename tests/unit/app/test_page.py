@@ -9,7 +9,9 @@ import os
 import re
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from PIL import Image
 
 from anomalib_clipsam.app.inspection import Look
 from anomalib_clipsam.app.page import (
+    build_page,
     draw_example,
     listen,
     show_decision,
@@ -27,6 +30,9 @@ from anomalib_clipsam.app.page import (
 )
 from anomalib_clipsam.cli import build_parser, main
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PICTURE = Image.new("RGB", (20, 10))
 
 
@@ -34,7 +40,7 @@ def make_look(score: float = 0.6, notes: tuple[str, ...] = (), steps: tuple[str,
     fused, mask = torch.full((1, 2, 4), 0.8), torch.zeros(1, 2, 4, dtype=torch.bool)
     mask[0, 0, :2] = True
     predictions = InferenceBatch(torch.tensor([score]), None, fused, mask)
-    return Look(PICTURE, predictions, None, dict.fromkeys(steps, PICTURE), notes)
+    return Look(PICTURE, predictions, None, dict.fromkeys(steps, PICTURE), "object", notes)
 
 
 def words(page: str) -> str:
@@ -55,6 +61,55 @@ def test_verdict_comes_first_and_is_said_in_words(score: float, pixel_threshold:
     assert words(verdict) == expected
     assert words(answer) == "Outline The picture, with what was found. Final map The redder, the more suspicious."
     assert len(re.findall('src="data:image/webp;base64,', answer)) == 2  # no file of it is left anywhere
+
+
+class Asked:
+    """Stands in for the model, and notes what it was asked."""
+
+    uses_class_name = True
+
+    def __init__(self) -> None:
+        self.asked: list[tuple] = []
+
+    def look(self, *asked: object) -> Look:
+        self.asked.append(asked)
+        if asked[0] == "broken.png":
+            msg = "broken.png is no picture"
+            raise ValueError(msg)
+        return replace(make_look(), class_name=str(asked[2]))
+
+
+@pytest.fixture
+def page() -> tuple[Asked, dict[str, Callable]]:
+    """The model of a page, and what the page's events call."""
+    pytest.importorskip("gradio", reason="Gradio is not installed")
+    asked = Asked()
+    with uploads():
+        return asked, {event.name: event.fn for event in build_page(asked).fns.values()}
+
+
+def test_the_networks_are_asked_once_per_picture_and_name(page: tuple[Asked, dict[str, Callable]]) -> None:
+    asked, calls = page
+    seen, verdict, _, _ = calls["look"]("a.png", None, "nut", 0.5, 0.5)
+    assert words(verdict).startswith("Defective")
+    assert asked.asked == [("a.png", (), "nut")]
+    verdict, _ = calls["move"](seen, 0.7, 0.5)
+    assert words(verdict) == "Good Score 0.60, not above the threshold 0.70. Nothing is outlined."
+    skipped = calls["rename"](seen, "a.png", None, " nut ", 0.5, 0.5)  # the field was left as it was
+    assert all(update == {"__type__": "update"} for update in (*skipped, *calls["move"](None, 0.7, 0.5)))
+    assert len(asked.asked) == 1
+    calls["rename"](seen, "a.png", ["b.png"], "bolt", 0.5, 0.5)
+    assert asked.asked[1:] == [("a.png", ["b.png"], "bolt")]
+
+
+def test_what_cannot_be_looked_at_takes_the_last_answer_away(page: tuple[Asked, dict[str, Callable]]) -> None:
+    _, calls = page
+    seen, verdict, answer, steps = calls["look"]("broken.png", None, "", 0.5, 0.5)
+    assert words(verdict) == "Not checked broken.png is no picture"
+    assert (seen, answer, steps) == (None, "", "")
+    seen, verdict, answer, steps = calls["look"](None, None, "", 0.5, 0.5)
+    assert words(verdict) == "No picture yet Drop one, or use a drawn part."
+    assert (seen, answer, steps) == (None, "", "")
 
 
 def test_notes_and_refusals_are_text_and_no_html() -> None:
@@ -85,7 +140,9 @@ def test_it_listens_on_this_machine_alone_unless_told_otherwise() -> None:
     with listen(options.host, 0) as address:
         port = address.getsockname()[1]
         assert address.getsockname()[0] == "127.0.0.1"
-        with pytest.raises(OSError, match=rf"^Cannot listen on 127.0.0.1, port {port} \(.*\). Choose another `--port`"):
+        with pytest.raises(
+            OSError, match=rf"^Cannot listen on 127.0.0.1, port {port} \([\w ]*\). Choose another `--port`"
+        ):
             listen("127.0.0.1", port)
         with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
             pass  # another address of this machine

@@ -338,6 +338,17 @@ def test_clipsam_and_videos_are_refused_before_the_pass() -> None:
         post_processor.setup(SimpleNamespace(datamodule=None), clip_sam, "test")
     with pytest.raises(ValueError, match="Avenue gives videos, and SamPostProcessor refines maps of single pictures"):
         post_processor.setup(SimpleNamespace(datamodule=Avenue()), Dark(), "test")
+    with pytest.raises(ValueError, match="'bf16-true' converts SAM's weights"):
+        post_processor.setup(SimpleNamespace(datamodule=None, precision="bf16-true"), Dark(), "test")
+
+
+def test_a_command_line_that_would_export_without_sam_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["anomalib", "export", "--model", "Padim"])
+    assert Dark(post_processor=refined_by())
+    monkeypatch.setattr("sys.argv", ["anomalib", "export", "--model", "Padim", "--ckpt_path=model.ckpt"])
+    assert Dark()
+    with pytest.raises(ValueError, match=r"SAM would be lost\. Export in Python: Dark\.load_from_checkpoint"):
+        Dark(post_processor=refined_by())
 
 
 @pytest.mark.parametrize(
