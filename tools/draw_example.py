@@ -15,15 +15,15 @@ from pathlib import Path
 
 import torch
 from anomalib.data import ImageItem
-from anomalib.visualization.image.functional import add_text_to_image, create_image_grid
+from anomalib.visualization.image.functional import create_image_grid
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.demo.datamodule import DrawnParts
+from anomalib_clipsam.results.drawing import sheet
 from anomalib_clipsam.results.visualizer import draw_item
 
 ROWS = {"leather": "scratch", "mosaic": "crack", "capsule": "hole", "connector": "good", "key": "stain"}
 """Category and kind of the picture."""
-LEFT_OUT = ("Extreme region, ring", "Mask 1: points", "Mask 2: + mask 1")
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "example.png")
     parser.add_argument("--size", type=int, default=190, help="side of a panel, in pixels")
     args = parser.parse_args()
-    model, panels = ClipSam(weights="lite").eval(), []
+    model, rows = ClipSam(weights="lite").eval(), []
     for category, kind in ROWS.items():
         data = DrawnParts(root=args.root, category=category)
         data.prepare_data()
@@ -52,11 +52,9 @@ def main() -> None:
             pred_mask=found.pred_mask[0],
         )
         drawn = draw_item(model.model, model.pre_processor(image), decided, args.size)
-        blank = next(iter(drawn.values()))
-        for title in ("Image and true mask", "CLIP map", "positive", "Mask 3", "Result"):
-            full = next((name for name in drawn if title in name and name not in LEFT_OUT), "SAM is not asked")
-            panels.append(add_text_to_image(drawn.get(full, blank), full, size=12, position=(3, 3)))
-    create_image_grid(panels, nrow=5).save(args.output)
+        titles = ("Image and true mask", "CLIP map", "positive", "Mask 3", "Result")
+        rows.append(sheet({name: panel for name, panel in drawn.items() if any(title in name for title in titles)}, 5))
+    create_image_grid(rows, nrow=1).save(args.output)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ TRUTH, FOUND = WHITE, NEGATIVE
 INK, GREY = (32, 33, 36), (95, 99, 104)
 FAINT, THRESHOLD, OPACITY = 0.25, 0.5, 0.65
 """A map is invisible up to the first value, and as opaque as the last from the second on."""
+WIDE = 256
+"""Longer side of a panel, in pixels, from which on outlines are two pixels wide."""
 MARGIN, GAP = 14, 8
 HEADING, CAPTION = 18, 13
 """Sizes of letters, in pixels."""
@@ -80,7 +82,8 @@ def outline(picture: Image.Image, mask: torch.Tensor, color: tuple[int, int, int
     """Draw the outline of a mask, with a rim that shows it on parts of its own colour too, see :func:`fill`."""
     inside = (_resized(mask, picture) > 0.5)[None].float()
     drawn = picture.convert("RGBA")
-    for steps, shade in ((2, BLACK if color == WHITE else WHITE), (1, color), (0, color)):
+    wide = int(max(picture.size) >= WIDE)
+    for steps, shade in ((wide + 1, BLACK if color == WHITE else WHITE), (wide, color), (0, color)):
         grown = F.max_pool2d(inside, 2 * steps + 1, stride=1, padding=steps)[0] > 0
         drawn = Image.alpha_composite(drawn, visualize_mask(grown, mode="contour", color=shade))
     return drawn.convert("RGB")
@@ -142,7 +145,9 @@ def sheet(
     if heading:
         middle = MARGIN + HEADING / 2
         if color is not None:
-            draw.ellipse((MARGIN, middle - 6, MARGIN + 12, middle + 6), fill=color)
+            disc = Image.new("L", (96, 96))  # drawn large and made small, for a smooth rim
+            ImageDraw.Draw(disc).ellipse((0, 0, 95, 95), fill=255)
+            made.paste(Image.new("RGB", (12, 12), color), (MARGIN, round(middle) - 6), disc.resize((12, 12)))
         draw.text((MARGIN + dot, middle), heading, INK, large, anchor="lm")
         draw.text((detail_at, middle), detail, GREY, small, anchor="lm")
     for index, (caption, panel) in enumerate(panels.items()):

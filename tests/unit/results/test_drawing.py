@@ -67,10 +67,12 @@ def test_outline_shows_on_parts_of_its_own_colour_and_leaves_the_inside(
     mask = torch.zeros(20, 30)
     mask[5:15, 5:20] = 1
     row = np.asarray(outline(Image.new("RGB", (30, 20), color), mask, color))[10]
-    assert [tuple(row[column].tolist()) for column in (2, 3, 4, 5, 6)] == [color, rim, color, color, color]
-    row = np.asarray(outline(Image.new("RGB", (30, 20), (9, 9, 9)), mask, color))[10]
+    assert [tuple(row[column].tolist()) for column in (2, 3, 4, 5, 6)] == [color, color, rim, color, color]
     dark = (9, 9, 9)
-    assert [tuple(row[column].tolist()) for column in (2, 4, 5, 6, 7)] == [dark, color, color, dark, dark]
+    row = np.asarray(outline(Image.new("RGB", (30, 20), dark), mask, color))[10]
+    assert [tuple(row[column].tolist()) for column in (3, 4, 5, 6, 7)] == [dark, rim, color, dark, dark]
+    row = np.asarray(outline(Image.new("RGB", (300, 200), dark), mask, color))[100]  # a large one's is wider
+    assert [tuple(row[column].tolist()) for column in (47, 48, 49, 50, 51)] == [dark, rim, color, color, dark]
 
 
 def test_sheet_has_rows_of_whole_panels_and_room_for_its_words() -> None:
