@@ -115,6 +115,9 @@ def predictions(command: ArgumentParser) -> Run:
         "--good", type=Path, metavar="FOLDER", help="good parts to compare with, the first 8; they set the thresholds"
     )
     compared.add_argument("--references", choices=("none", "self", "batch"), help="as --model.references")
+    command.add_argument(
+        "--tiles", metavar="PIXELS", help="for large pictures: side of a tile, or 'auto', as --model.tiles"
+    )
     command.add_argument("--pictures", action="store_true", help="draw each picture with its verdict, too")
     command.add_argument("--quiet", action="store_true", help="no progress bar, and the last line only")
     command.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
@@ -147,12 +150,23 @@ def predictions(command: ArgumentParser) -> Run:
         model = ClipSam(
             weights=options.weights,
             class_name=options.class_name,
+            tiles=int(options.tiles) if (options.tiles or "").isdigit() else options.tiles,
             references=options.references,
             k_shot=0 if options.good is None else count_good_parts(options.good),
             few_shot_source=None if options.good is None else str(options.good),
             post_processor=ClipSamPostProcessor(min_area=options.min_area, **moved),
         )
-        names = ("weights", "class_name", "checkpoint", "threshold", "min_area", "good", "references", "pictures")
+        names = (
+            "weights",
+            "class_name",
+            "checkpoint",
+            "threshold",
+            "min_area",
+            "good",
+            "references",
+            "tiles",
+            "pictures",
+        )
         settings = {"version": __version__, "folder": str(options.folder.resolve())}
         settings |= {f"--{name.replace('_', '-')}": str(getattr(options, name)) for name in names}
         settings |= {f"weights of {part}": row["sha256"][:16] for part, row in model.frozen_weights().items()}

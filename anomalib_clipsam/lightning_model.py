@@ -150,7 +150,7 @@ class ClipSam(AnomalibModule):
             Defaults to ``None``: each picture is squeezed to one square.
         tile_overlap (float): Share of its side that a tile has in common with the next one, at least, in [0, 0.75].
             Defaults to ``0.25``.
-        tile_batch (int): Tiles that CLIP sees at once; memory grows with it. Defaults to ``8``.
+        tile_batch (int): Tiles that CLIP sees at once; memory grows with it. Defaults to ``4``.
         references (str | None): What a picture is compared with beside the text: ``"none"``, ``"self"`` (the picture
             itself) or ``"batch"`` (all pictures of the pass, unlabelled, five or more; their scores depend on this
             company). Defaults to ``None``, as the pair says.
@@ -214,7 +214,7 @@ class ClipSam(AnomalibModule):
         clip_size: int | None = None,
         tiles: int | str | None = None,
         tile_overlap: float = 0.25,
-        tile_batch: int = 8,
+        tile_batch: int = 4,
         references: str | None = None,
         k_shot: int = 0,
         few_shot_source: str | None = None,

@@ -233,7 +233,7 @@ def check_images(images: torch.Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
         raise ValueError(msg)
-    low, high = images.aminmax()  # of NaN, NaN; and no copy, as a picture may have gigabytes
+    low, high = images.amin(), images.amax()  # NaN of NaN; without a copy, as a picture may have gigabytes
     if (low >= -OVERSHOOT) & (high <= 1 + OVERSHOOT):  # a GPU is waited for here, once
         return
     wrong = not_finite((images,))

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-SIDE, OVERLAP, LARGEST_MAP, WHOLE_SHARE = 256, 0.25, 1024, 0.3
+SIDE, OVERLAP, LARGEST_MAP, WHOLE_WEIGHT = 256, 0.25, 1024, 0.4
 FLOOR, RATIO, MOST_ASKS = 0.4, 0.5, 8
 """SAM is asked where the map passes the floor, and this share of its maximum: PPG's `min_score` and `region_ratio`."""
 
@@ -76,7 +76,7 @@ def main(localizer_path: str, refiner_path: str, picture_path: str, overlay_path
             at = (slice(top, top + tile), slice(left, left + tile))
             total[at] += weights * resized(tile_map, (tile, tile))
             weight[at] += weights
-        anomaly_map = ((1 - WHOLE_SHARE) * total / weight + WHOLE_SHARE * anomaly_map).astype(np.float32)
+        anomaly_map = np.minimum(total / weight + WHOLE_WEIGHT * anomaly_map, 1).astype(np.float32)
         score = (max(scores) + float(anomaly_map.max()) + whole_score) / 3
 
     mask, left_over, asked = np.zeros(size, dtype=bool), anomaly_map.copy(), 0

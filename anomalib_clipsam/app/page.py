@@ -341,7 +341,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # the address is named already
         msg = f"Cannot listen on {host}, port {port} ({reason}). Choose another `--port`, or leave `--host` out."
         raise OSError(msg) from error
 

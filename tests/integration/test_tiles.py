@@ -12,14 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, PredictDataset
+from anomalib.data import Folder, ImageItem, PredictDataset
 from anomalib.engine import Engine
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.cli import main
 from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.prediction_table import write_predictions
+from anomalib_clipsam.results.drawing import BOX
+from anomalib_clipsam.results.visualizer import draw_item
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,8 +83,9 @@ def test_a_folder_of_several_sizes_keeps_aspects_and_no_picture_depends_on_anoth
     assert width > height
 
 
-def test_the_table_has_boxes_in_pixels_of_the_file(model: ClipSam, folder: Path, tmp_path: Path) -> None:
-    write_predictions(model, folder, tmp_path / "table.csv")
+def test_the_table_has_boxes_in_pixels_of_the_file(folder: Path, tmp_path: Path) -> None:
+    options = ["--weights", "lite", "--class-name", "carpet", "--tiles", "256", "--quiet"]
+    main(["predictions", str(folder), "--to", str(tmp_path / "table.csv"), *options])
     with (tmp_path / "table.csv").open() as file:
         rows = {row["file"].rsplit("/", 1)[1]: row for row in csv.DictReader(file)}
     height, width = SIZES["wide"]
@@ -150,3 +153,32 @@ def test_a_checkpoint_found_without_tiles_is_refused_with_them(tmp_path: Path) -
     model.on_save_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"made with tiles=None, and this model has tiles='auto'"):
         ClipSam(weights="lite", refine=False, tiles="auto").on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("references", [{"k_shot": 2}, {"references": "batch"}])
+def test_references_that_compare_whole_pictures_are_refused_with_tiles(references: dict) -> None:
+    with pytest.raises(ValueError, match="Good parts and the batch are compared as wholes"):
+        ClipSam(weights="lite", tiles="auto", **references)
+
+
+def test_the_picture_itself_is_a_reference_for_each_of_its_tiles(model: ClipSam) -> None:
+    image = torch.from_numpy(damaged(SIZES["wide"])).permute(2, 0, 1)[None] / 255
+    itself = ClipSam(weights="lite", class_name="carpet", tiles=256, references="self", refine=False).eval()
+    stages = itself.model.stages(image)
+    assert itself.model.judge.judged == len(itself.model.grid(image))
+    assert stages.anomaly_map.shape == (1, *SIZES["wide"])
+    assert not torch.equal(stages.anomaly_map, model.model.stages(image).anomaly_map)
+
+
+def test_the_stages_are_drawn_with_the_crops_that_sam_saw(model: ClipSam) -> None:
+    image = torch.from_numpy(damaged(SIZES["wide"])).permute(2, 0, 1)[None] / 255
+    panels = draw_item(model.model, image, ImageItem(image=image[0]), 310)
+    assert list(panels)[:3] == ["Image", "CLIP map", "Extreme region, crops that SAM saw"]
+    yellow = (np.asarray(panels["Extreme region, crops that SAM saw"]) == BOX).all(axis=2)
+    assert panels["Image"].size == (310, 150)
+    assert yellow.any()
+
+
+def test_a_model_with_tiles_is_not_exported_as_a_graph(model: ClipSam, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No number of tiles fits every picture"):
+        model.to_onnx(tmp_path)

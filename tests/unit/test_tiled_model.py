@@ -14,7 +14,7 @@ from anomalib_clipsam.cps import CascadedPrompts
 from anomalib_clipsam.fusion import FUSIONS, Fusion
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.refiner import NotFiniteError
-from anomalib_clipsam.tiled_model import TiledClipSamModel, join_scores
+from anomalib_clipsam.tiled_model import WHOLE_WEIGHT, TiledClipSamModel, join_scores
 from anomalib_clipsam.tiles import Tiling
 from anomalib_clipsam.torch_model import ClipSamModel
 from tests.unit.test_torch_model import FRAME, RedLocalizer
@@ -75,9 +75,12 @@ def spotted(*spots: tuple[int, int], size: tuple[int, int] = (600, 800), value: 
 
 @pytest.mark.parametrize("size", [(48, 48), (300, 200), (97, 400)])
 def test_a_constant_picture_has_a_constant_map(build: Build, size: tuple[int, int]) -> None:
-    stages = build(refine=False).stages(grey(*size))
-    torch.testing.assert_close(stages.anomaly_map, torch.full((1, *size), 0.3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(stages.score, torch.full((1,), 0.3), atol=1e-6, rtol=0)  # all of its parts are
+    model = build(refine=False)
+    stages = model.stages(grey(*size))
+    tiled = len(model.grid(grey(*size))) > 1
+    expected = 0.3 * (1 + WHOLE_WEIGHT * tiled)
+    torch.testing.assert_close(stages.anomaly_map, torch.full((1, *size), expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(stages.score, torch.full((1,), (0.6 + expected) / 3), atol=1e-6, rtol=0)
 
 
 def test_a_small_spot_of_a_large_picture_is_seen_at_its_own_scale_and_in_its_place(build: Build) -> None:

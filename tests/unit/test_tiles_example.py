@@ -29,5 +29,5 @@ def test_the_example_weighs_tiles_as_the_package_does(length: int) -> None:
 
 
 def test_the_example_has_the_package_s_numbers() -> None:
-    assert EXAMPLE["WHOLE_SHARE"] == tiled_model.WHOLE_SHARE
+    assert EXAMPLE["WHOLE_WEIGHT"] == tiled_model.WHOLE_WEIGHT
     assert (EXAMPLE["LARGEST_MAP"], EXAMPLE["MOST_ASKS"]) == (tiles.LARGEST_MAP, tiles.MOST_ASKS)
