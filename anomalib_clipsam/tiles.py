@@ -31,7 +31,7 @@ AUTO = "auto"
 LEAST_SIDE = 32
 """Smallest side of a tile: the coarsest step of the networks, the last stage of the carried CLIP."""
 MOST_TILES = 4096
-"""Most tiles of a picture; ``"auto"`` takes larger ones before there are more. 12,000 x 9,000 px have 2,914 of 256."""
+"""Most tiles of a picture; ``"auto"`` takes larger ones before there are more. 12,000 x 9,000 px have 3,072 of 256."""
 MOST_OVERLAP = 0.75
 LARGEST_MAP = 1024
 """Longer side of a map that nobody has set, unless the picture is smaller: 16 times the memory of a map of 256 px."""

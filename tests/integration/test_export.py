@@ -281,7 +281,7 @@ def run_example(name: str, *arguments: object) -> str:
     """Run an example as in an environment without torch and anomalib."""
     code = (
         "import runpy, sys; sys.modules.update(torch=None, anomalib=None, anomalib_clipsam=None); "
-        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(EXAMPLES / name), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, PredictDataset
+from anomalib.data import Folder, ImageItem, PredictDataset
 from anomalib.engine import Engine
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
 from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.results.drawing import BOX
+from anomalib_clipsam.results.visualizer import draw_item
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,6 +168,15 @@ def test_the_picture_itself_is_a_reference_for_each_of_its_tiles(model: ClipSam)
     assert itself.model.judge.judged == len(itself.model.grid(image))
     assert stages.anomaly_map.shape == (1, *SIZES["wide"])
     assert not torch.equal(stages.anomaly_map, model.model.stages(image).anomaly_map)
+
+
+def test_the_stages_are_drawn_with_the_crops_that_sam_saw(model: ClipSam) -> None:
+    image = torch.from_numpy(damaged(SIZES["wide"])).permute(2, 0, 1)[None] / 255
+    panels = draw_item(model.model, image, ImageItem(image=image[0]), 310)
+    assert list(panels)[:3] == ["Image", "CLIP map", "Extreme region, crops that SAM saw"]
+    yellow = (np.asarray(panels["Extreme region, crops that SAM saw"]) == BOX).all(axis=2)
+    assert panels["Image"].size == (310, 150)
+    assert yellow.any()
 
 
 def test_a_model_with_tiles_is_not_exported_as_a_graph(model: ClipSam, tmp_path: Path) -> None:
