@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,7 @@ class SamPostProcessor(PostProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        _listen()
         row = get_weights(weights).sam
         ppg, cps, fusion = map(plain, (ppg, cps, fusion))
         generator = PointPromptGenerator(frame_size=row.image_size, **group(ppg, PpgArguments, "ppg"))
@@ -424,13 +426,14 @@ class SamPostProcessor(PostProcessor):
         paths = paths or [None] * len(maps)
         self.images_seen += len(maps)
         refined = unit.clone()
-        keys = {}
+        keys, unknown = {}, []
         for index in asked:
             keys[index] = self._keys(paths[index], seen[index], maps[index])
             known = self._store.get(keys[index], maps.device)
-            if known is not None:
+            if known is None:
+                unknown.append(index)
+            else:
                 refined[index] = known.anomaly_map[0]
-        unknown = [index for index in asked if not keys[index] or keys[index][0] not in self._store.kept]
         for start in range(0, len(unknown), AT_ONCE):
             some = unknown[start : start + AT_ONCE]
             views = torch.cat([self._view(paths[index], seen[index], maps.shape[-2:]) for index in some])
@@ -444,9 +447,9 @@ class SamPostProcessor(PostProcessor):
 
     def _keys(self, path: str | None, seen: torch.Tensor, image_map: torch.Tensor) -> list[Hashable] | None:
         """Give a key for all that an image's refined map depends on, in a list; ``None`` if it has no file."""
-        values = torch.stack([image_map.flatten()[::61].sum(), self.pixel_threshold, self.pixel_min, self.pixel_max])
         if path is None:
             return None
+        values = torch.stack([image_map.flatten()[::61].sum(), self.pixel_threshold, self.pixel_min, self.pixel_max])
         return PredictionStore.keys([str(path)], seen.unsqueeze(0), str(values.tolist()))
 
     def _view(self, path: str | None, seen: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -574,4 +577,7 @@ def _refuse_to_lose_sam(model: str) -> None:
         raise ValueError(msg)
 
 
-register_module_module_registration_hook(_introduce)
+@cache
+def _listen() -> None:
+    """Let torch say which model gets a post-processor: once, and not before there is a SamPostProcessor."""
+    register_module_module_registration_hook(_introduce)
