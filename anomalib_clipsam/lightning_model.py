@@ -67,7 +67,7 @@ from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.advice import find_unused, refuse_videos
 from anomalib_clipsam.passes.calibration import SkipCalibration
 from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
-from anomalib_clipsam.passes.good_parts import read_good_parts
+from anomalib_clipsam.passes.good_parts import WatchedLooks, read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
@@ -107,6 +107,10 @@ GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common
 """What these entries of a checkpoint hold at least, and its types."""
 TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
+TILES_MEMORY = 8192
+"""Patches of good parts that tiles are compared with, unless the user says how many: more cost time for every tile, and
+brought nothing (``docs/ablation.md``)."""
+SHARE_DONE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -317,13 +321,15 @@ class ClipSam(AnomalibModule):
         if few_shot_source is not None and not k_shot:
             msg = f"few_shot_source='{few_shot_source}' is given, but k_shot is 0. Say how many good parts by k_shot."
             raise ValueError(msg)
-        if tiling is not None and (k_shot or references == "batch"):
-            msg = "Good parts and the batch are compared as wholes. With tiles, choose references='self' or none."
+        if tiling is not None and references == "batch":
+            msg = "The batch is compared as wholes. With tiles, give good parts by k_shot, or choose references='self'."
             raise ValueError(msg)
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
         self._read_from: str | None = None  # where the good parts are from; None for those given by a user
         options = group(reference_options, ReferenceOptions, "reference_options")
+        if tiling is not None:
+            options = {"memory_limit": TILES_MEMORY, **options}
         if self._learned is not None and self._learned.architecture != clip_row.architecture:
             msg = (
                 f"{self._learned.name} goes with CLIP {self._learned.architecture}, and this one is "
@@ -480,11 +486,12 @@ class ClipSam(AnomalibModule):
         """Look at the references."""
         self._look_at_references(self.trainer.predict_dataloaders, self.trainer.num_predict_batches)
 
-    def set_references(self, images: torch.Tensor) -> None:
+    def set_references(self, images: torch.Tensor | Sequence[torch.Tensor]) -> None:
         """Compare with these good parts from now on.
 
         Args:
-            images (torch.Tensor): ``(k, 3, height, width)``, RGB in [0, 1], as the model takes them.
+            images (torch.Tensor | Sequence[torch.Tensor]): ``(k, 3, height, width)``, or ``(3, height, width)`` each,
+                RGB in [0, 1].
 
         Raises:
             TypeError: If the images are no tensor of floats.
@@ -493,14 +500,29 @@ class ClipSam(AnomalibModule):
         if not isinstance(self.model.judge, FewShotJudge):
             msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
             raise ValueError(msg)  # noqa: TRY004  # it was made with another argument
-        check_images(images)
-        self._show_good_parts(images if self.pre_processor is None else self.pre_processor(images))
+        for image in [images] if isinstance(images, torch.Tensor) or not images else [image[None] for image in images]:
+            check_images(image)
+        self._show_good_parts([self._prepare(image) for image in images])
         self._read_from = None
 
-    def _show_good_parts(self, images: torch.Tensor) -> None:
-        """Let the model learn good parts ``(k, 3, height, width)`` of the size that it takes."""
-        self.model.judge.learn(images.to(self.device).clamp(0, 1), self.model.look)
+    def _prepare(self, image: torch.Tensor) -> torch.Tensor:
+        """Make of a good part ``(3, height, width)`` what the model takes."""
+        image = image[None].to(self.device)
+        return (image if self.pre_processor is None else self.pre_processor(image))[0].clamp(0, 1)
+
+    def _show_good_parts(self, parts: Sequence[torch.Tensor]) -> None:
+        """Let the model learn good parts ``(3, height, width)``, as it takes them."""
+        judge = self.model.judge
+        steps = len(parts) * ((4 if judge.rotate else 1) + self.in_tiles)  # tiles are looked at twice
+        with self._bar("Looking at good parts", total=steps, bar_format=SHARE_DONE) as bar:
+            judge.learn(parts, WatchedLooks(self.model, bar))
         self._use_thresholds()
+
+    def _bar(self, about: str, *args: Any, **kwargs: Any) -> tqdm:
+        """Make a progress bar for what comes before a pass, where the pass has one."""
+        trainer = self._trainer
+        shown = trainer is not None and trainer.is_global_zero and trainer.progress_bar_callback is not None
+        return tqdm(*args, desc=about, leave=False, disable=not shown, **kwargs)
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
         """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`.
@@ -536,10 +558,9 @@ class ClipSam(AnomalibModule):
         if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.reference.memory:
             return
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
-        pictures = [picture[None] for picture in read_good_parts(self.k_shot, self.few_shot_source, datamodule)]
-        if self.pre_processor is not None:
-            pictures = [self.pre_processor(picture) for picture in pictures]  # of several sizes, perhaps
-        self._show_good_parts(torch.cat(pictures))
+        fits = self.model.misfit if self.in_tiles else None
+        parts = read_good_parts(self.k_shot, self.few_shot_source, datamodule, self._prepare, fits)
+        self._show_good_parts(parts if self.in_tiles else list(parts))  # large ones do not stay in memory
         self._read_from = self._good_parts_at()
         logger.info("Pictures are compared with %d good parts from %s.", self.k_shot, self._read_from)
 
@@ -566,8 +587,7 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not shown):
+        for batch in self._bar("Looking at the batch", whole):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
@@ -626,10 +646,11 @@ class ClipSam(AnomalibModule):
             judge.unlike = judge.judged = 0
         if judged and unlike > judged / 2:
             logger.warning(
-                "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
-                "in the same way?",
+                "%d of %d %s are unlike their references nearly everywhere. Are these of the same part, seen in the "
+                "same way?",
                 unlike,
                 judged,
+                "tiles" if self.in_tiles else "pictures",
             )
         if seen:
             skipped = seen - refined

@@ -10,6 +10,7 @@ surfaces are photographs that are kept for validation. Choices are made on train
     python tools/large_pictures.py choose --photographs FOLDER  # side, overlap, share of the whole, image score
     python tools/large_pictures.py report --photographs FOLDER  # without tiles and with them, CLIP alone and whole
     python tools/large_pictures.py report --never_trained
+    python tools/large_pictures.py references --photographs FOLDER  # text alone, and with good parts
     python tools/large_pictures.py cost --sizes 3000 2000 12000 9000  # time and memory
     python tools/large_pictures.py example --to docs/large.png
     python tools/large_pictures.py real --mvtec FOLDER/bottle --magnetic_tile FOLDER
@@ -97,10 +98,13 @@ def lay_out(photographs: photo_pairs.Photographs, rng: np.random.Generator, size
     return image[: size[0], : size[1]]
 
 
-def draw_tray(category: str, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lay parts of a category out on a plain ground: picture, and where the parts are."""
-    cell = int(rng.integers(230, 420))
-    ground = rng.uniform(0.25, 0.8) + 0.06 * rng.standard_normal(3)
+def draw_tray(
+    category: str, rng: np.random.Generator, size: tuple[int, int], style: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay parts of a category out on a plain ground, which ``style`` says: picture, and where the parts are."""
+    style = style or rng
+    cell = int(style.integers(230, 420))
+    ground = style.uniform(0.25, 0.8) + 0.06 * style.standard_normal(3)
     image = np.ones((*size, 3), np.float32) * ground.astype(np.float32)
     host = np.zeros(size, np.float32)
     for top in range(0, size[0] - cell // 2, cell):
@@ -201,6 +205,90 @@ def draw_large(
     return Large(finish(image, rng), mask)
 
 
+@dataclass(frozen=True)
+class Product:
+    """Good parts of a product to compare with, and pictures of it to test, half of them good."""
+
+    good: list[torch.Tensor]
+    pictures: list[Large]
+
+
+def draw_product(
+    kind: str, category: str, seed: tuple[int, ...], photographs: photo_pairs.Photographs | None, longest: int
+) -> Product:
+    """Draw four good parts and four pictures of one product.
+
+    They are places of one surface that do not overlap, or trays of the same kind. A photographed surface repeats its
+    photograph: each place of it is turned by up to 3 degrees and scaled by up to 5 %.
+    """
+    rng, cells, drawn = np.random.default_rng(seed), 3, []
+    longer = int(rng.integers(1100, longest + 1))
+    size = (int(rng.integers(300, 600)) if kind == "strip" else int(longer / rng.uniform(1, 1.5)), longer)
+    if kind == "photograph":
+        canvas = lay_out(photographs, rng, (cells * longer, cells * longer))
+    elif kind != "tray":
+        canvas = draw_layers(category, rng, cells * longer)[0]
+    for number in range(8):
+        host = np.ones(size, bool)
+        if kind == "tray":
+            image, host = draw_tray(category, rng, size, np.random.default_rng((*seed, 1)))
+        else:
+            top, left = (longer * place for place in divmod(number, cells))
+            image = canvas[top : top + longer, left : left + longer]
+            if kind == "photograph":
+                turn = cv2.getRotationMatrix2D((longer / 2, longer / 2), rng.uniform(-3, 3), rng.uniform(0.95, 1.05))
+                image = cv2.warpAffine(
+                    image, turn, (longer, longer), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+                )
+            image = image[: size[0]]
+        image, mask = np.clip(image, 0, 1), np.zeros(size, bool)
+        for _ in range(int(rng.integers(1, 4)) if number % 2 and number > 3 else 0):
+            image, added = befall(image, host, rng)
+            mask |= added
+        drawn.append(Large(finish(image, rng), mask))
+    return Product([tensor(part.image)[0] for part in drawn[:4]], drawn[4:])
+
+
+@torch.no_grad()
+def compare_references(
+    kinds: list[str], products: int, folder: Path | None, longest: int, variants: dict[str, dict]
+) -> None:
+    """Print what good parts bring beside the text, with tiles."""
+    surfaces = [category for category in TRAINING_CATEGORIES if is_texture(category) and category != NOT_LARGE]
+    objects = [category for category in TRAINING_CATEGORIES if category not in (*surfaces, NOT_LARGE)]
+    photographs = None if folder is None else photo_pairs.Photographs(folder, validation=True)
+    models = {
+        name: ClipSam(weights="lite", refine=False, tiles="auto", **given).eval() for name, given in variants.items()
+    }
+    print("| | F1-max | image AUROC | good called defective | defective found | CPU seconds: learn, test |")
+    print("|---|---|---|---|---|---|")
+    for kind in kinds:
+        figures = {name: (Curve(), [], [], [0.0, 0.0]) for name in models}
+        for number in tqdm(range(products), desc=kind, leave=False):
+            categories = objects if kind == "tray" else surfaces
+            category = categories[number % len(categories)]
+            product = draw_product(kind, category, (29, zlib.crc32(kind.encode()), number), photographs, longest)
+            for name, model in models.items():
+                curve, scores, found, seconds = figures[name]
+                model.model.set_class_name("object")
+                start = time.process_time()
+                if model.k_shot:
+                    model.set_references(product.good[: model.k_shot])
+                seconds[0] += time.process_time() - start
+                start = time.process_time()
+                for picture in product.pictures:
+                    stages = model.model.stages(tensor(picture.image))
+                    curve.add(stages.anomaly_map[0].numpy(), picture.mask)
+                    scores.append(float(stages.score))
+                    found.append(scores[-1] > float(model.post_processor.image_threshold))
+                seconds[1] += time.process_time() - start
+        label = np.arange(4 * products) % 2 == 1
+        for name, (curve, scores, found, seconds) in figures.items():
+            shares = [np.mean(np.array(found)[label == damaged]) for damaged in (False, True)]
+            took = f" {seconds[0] / products:.0f}, {seconds[1] / products:.0f} |"
+            print(row(f"{kind}, {name}", [curve.f1_max(), roc_auc_score(label, scores), *shares]) + took, flush=True)
+
+
 def draw_groups(
     per_group: int, folder: Path | None, longest: int, only: list[str] | None, *, held_out: bool
 ) -> dict[str, list[Large]]:
@@ -269,9 +357,8 @@ def look(model: ClipSam, picture: Large) -> Looks:
     """Look at tiles and whole, whatever the picture's size."""
     inner, image = model.model, tensor(picture.image)
     inner.set_class_name("object")
-    grid = inner.grid(image)
-    whole, score = inner.look_at_whole(image, grid)
-    tiles, scores = inner.look_at_tiles(image, grid)
+    whole, score = inner.look_at_whole(image)
+    tiles, scores = inner.blend(image, (looked[:2] for looked in inner.looks(image)))
     return Looks(tiles[0].numpy(), scores.numpy(), whole[0].numpy(), float(score))
 
 
@@ -454,9 +541,9 @@ def cost(sizes: list[int], tiles: str | int, tile_batch: int) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("choose", "report", "real", "cost", "example"))
+    parser.add_argument("command", choices=("choose", "report", "references", "real", "cost", "example"))
     parser.add_argument("--photographs", type=Path, help="folder of the photographs; without it, drawn pictures alone")
-    parser.add_argument("--per_group", type=int, default=6, help="pictures of each kind, half of them good")
+    parser.add_argument("--per_group", type=int, default=6, help="pictures, or products, of each kind")
     parser.add_argument("--kinds", nargs="+", help="kinds of pictures; all that can be drawn if not given")
     parser.add_argument("--longest", type=int, default=3000, help="longest side of a picture, in pixels")
     parser.add_argument("--never_trained", action="store_true", help="report: categories that were never trained on")
@@ -474,6 +561,11 @@ def main() -> None:
         return
     if args.command == "cost":
         cost(args.sizes, int(args.tiles) if args.tiles.isdigit() else args.tiles, args.tile_batch)
+        return
+    if args.command == "references":
+        variants = {"text": {}, "1 good": {"k_shot": 1}, "4 good": {"k_shot": 4}}
+        kinds = args.kinds or ["surface", "strip", "tray", *(["photograph"] if args.photographs else [])]
+        compare_references(kinds, args.per_group, args.photographs, args.longest, variants)
         return
     if args.command == "real":
         groups = read_real(args.mvtec, args.magnetic_tile)

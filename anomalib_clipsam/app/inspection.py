@@ -133,7 +133,7 @@ class Inspector:
                 model.judge = self._usual_judge
                 if parts:
                     model.judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
-                    model.judge.learn(torch.cat(parts), model.look)
+                    model.judge.learn(torch.cat(parts), model)
                 shown = self._fitted(image)
                 unlike_before = 0 if model.judge is None else model.judge.unlike
                 stages = model.stages(shown)

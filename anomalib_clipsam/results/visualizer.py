@@ -352,7 +352,9 @@ def draw_item(
     with _uncounted(model):
         model.set_class_name(class_name or model.class_name)
         stages = model.stages(image)
-        text_map = stages.anomaly_map if model.judge is None else model.look(image)[0]
+        text_map = stages.anomaly_map
+        if model.judge is not None:
+            text_map, _ = model.join(image, (look[:2] for look in model.looks(image)))
     maps = {"CLIP map": text_map}
     if model.judge is not None:
         maps = {"CLIP map by text": text_map, "Text and references": stages.anomaly_map}
