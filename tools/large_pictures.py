@@ -36,6 +36,7 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.clip.references import Combination
 from anomalib_clipsam.demo import canvas, defects, drawing, textures
 from anomalib_clipsam.demo.canvas import SIZE, rgb
 from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
@@ -250,43 +251,42 @@ def draw_product(
 
 
 @torch.no_grad()
-def compare_references(
-    kinds: list[str], products: int, folder: Path | None, longest: int, variants: dict[str, dict]
-) -> None:
-    """Print what good parts bring beside the text, with tiles."""
+def compare_references(kinds: list[str], products: int, folder: Path | None, longest: int, k_shot: int) -> None:
+    """Print what good parts bring beside the text, with tiles, by the share of the text in map and score."""
     surfaces = [category for category in TRAINING_CATEGORIES if is_texture(category) and category != NOT_LARGE]
     objects = [category for category in TRAINING_CATEGORIES if category not in (*surfaces, NOT_LARGE)]
     photographs = None if folder is None else photo_pairs.Photographs(folder, validation=True)
-    models = {
-        name: ClipSam(weights="lite", refine=False, tiles="auto", **given).eval() for name, given in variants.items()
-    }
-    print("| | F1-max | image AUROC | good called defective | defective found | CPU seconds: learn, test |")
-    print("|---|---|---|---|---|---|")
+    model = ClipSam(weights="lite", class_name="object", refine=False, tiles="auto", k_shot=k_shot).eval()
+    own = model.model.judge.combination
+    joins = {"text alone": Combination(1.0, 1.0)}
+    joins |= {f"text share {share}": Combination(share, share) for share in (0.5, 0.7, 0.85)}
+    joins |= {f"as it is ({own.text_share} in the map, {own.text_score_share} in the score)": own}
+    print(f"| {k_shot} good parts | F1-max | image AUROC | good above the threshold | defective |")
+    print("|---|---|---|---|---|")
     for kind in kinds:
-        figures = {name: (Curve(), [], [], [0.0, 0.0]) for name in models}
+        found = {name: (Curve(), [], []) for name in joins}
         for number in tqdm(range(products), desc=kind, leave=False):
             categories = objects if kind == "tray" else surfaces
             category = categories[number % len(categories)]
             product = draw_product(kind, category, (29, zlib.crc32(kind.encode()), number), photographs, longest)
-            for name, model in models.items():
-                curve, scores, found, seconds = figures[name]
-                model.model.set_class_name("object")
-                start = time.process_time()
-                if model.k_shot:
-                    model.set_references(product.good[: model.k_shot])
-                seconds[0] += time.process_time() - start
-                start = time.process_time()
-                for picture in product.pictures:
-                    stages = model.model.stages(tensor(picture.image))
-                    curve.add(stages.anomaly_map[0].numpy(), picture.mask)
-                    scores.append(float(stages.score))
-                    found.append(scores[-1] > float(model.post_processor.image_threshold))
-                seconds[1] += time.process_time() - start
+            model.set_references(product.good[:k_shot])
+            judge, inner = model.model.judge, model.model
+            for picture in product.pictures:
+                image = tensor(picture.image)
+                looks = [
+                    (text, score, judge.calibration(judge.reference(taps, tuple(text.shape[-2:]))))
+                    for text, score, taps in inner.looks(image)
+                ]
+                for name, join in joins.items():
+                    anomaly_map, score = inner.join(image, (join(*looked) for looked in looks))
+                    curve, scores, called = found[name]
+                    curve.add(anomaly_map[0].numpy(), picture.mask)
+                    scores.append(float(score))
+                    called.append(scores[-1] > (judge.thresholds.image if join is own else 0.5))
         label = np.arange(4 * products) % 2 == 1
-        for name, (curve, scores, found, seconds) in figures.items():
-            shares = [np.mean(np.array(found)[label == damaged]) for damaged in (False, True)]
-            took = f" {seconds[0] / products:.0f}, {seconds[1] / products:.0f} |"
-            print(row(f"{kind}, {name}", [curve.f1_max(), roc_auc_score(label, scores), *shares]) + took, flush=True)
+        for name, (curve, scores, called) in found.items():
+            shares = [np.mean(np.array(called)[label == damaged]) for damaged in (False, True)]
+            print(row(f"{kind}, {name}", [curve.f1_max(), roc_auc_score(label, scores), *shares]), flush=True)
 
 
 def draw_groups(
@@ -547,6 +547,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", help="kinds of pictures; all that can be drawn if not given")
     parser.add_argument("--longest", type=int, default=3000, help="longest side of a picture, in pixels")
     parser.add_argument("--never_trained", action="store_true", help="report: categories that were never trained on")
+    parser.add_argument("--k_shot", type=int, default=4, help="references: good parts of each product, 4 at most")
     parser.add_argument("--sides", type=int, nargs="+", default=[192, 256, 384], help="choose: sides of tiles")
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25], help="choose: overlaps")
     parser.add_argument("--mvtec", type=Path, nargs="*", default=[], help="real: categories as MVTec AD has them")
@@ -563,9 +564,8 @@ def main() -> None:
         cost(args.sizes, int(args.tiles) if args.tiles.isdigit() else args.tiles, args.tile_batch)
         return
     if args.command == "references":
-        variants = {"text": {}, "1 good": {"k_shot": 1}, "4 good": {"k_shot": 4}}
         kinds = args.kinds or ["surface", "strip", "tray", *(["photograph"] if args.photographs else [])]
-        compare_references(kinds, args.per_group, args.photographs, args.longest, variants)
+        compare_references(kinds, args.per_group, args.photographs, args.longest, args.k_shot)
         return
     if args.command == "real":
         groups = read_real(args.mvtec, args.magnetic_tile)

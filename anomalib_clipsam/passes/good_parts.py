@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
     from tqdm import tqdm
 
-    from anomalib_clipsam.clip.references.judges import Look
     from anomalib_clipsam.torch_model import ClipSamModel
 
 
@@ -69,7 +68,7 @@ class WatchedLooks:
         self.model = model
         self.bar = bar
 
-    def looks(self, image: torch.Tensor) -> Iterator[Look]:
+    def looks(self, image: torch.Tensor) -> Iterator[tuple]:
         """Look at a picture ``(1, 3, height, width)``."""
         count = self.count_looks(image)
         for look in self.model.looks(image):
