@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
 
 from anomalib_clipsam.passes.pictures import PictureLoader, list_files
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anomalib.data import Batch
+    from lightning import Trainer
 
 SEED = 0
 """Seed of the order of pictures: folders that are read one after the other are spread over all parts of a batch."""
@@ -66,6 +69,26 @@ class WholePass:
     def __len__(self) -> int:
         """Give the number of batches."""
         return sum(-(-len(order) // (loader.batch_size or 1)) for loader, order in self.parts)
+
+    def shown(self, trainer: Trainer) -> Iterator[Batch]:
+        """Read the batches under a progress bar, where the pass has one.
+
+        Args:
+            trainer (Trainer): Trainer of the pass.
+
+        Yields:
+            Batch: The batches.
+        """
+        bar, says = trainer.progress_bar_callback, "Comparing all pictures"
+        if not isinstance(bar, RichProgressBar):
+            yield from tqdm(self, desc=says, leave=False, disable=bar is None or not trainer.is_global_zero)
+        elif bar.progress is None:  # in all processes but the first
+            yield from self
+        else:  # in the pass's own: a second one would break its lines
+            task = bar.progress.add_task(says, total=len(self))
+            for batch in self:
+                yield batch
+                bar.progress.advance(task)
 
     def __iter__(self) -> Iterator[Batch]:
         """Read the batches."""

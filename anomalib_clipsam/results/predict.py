@@ -172,6 +172,7 @@ def write_predictions(
     dataset.image_filenames = leave_out_results(dataset.image_filenames, folder, to)
     if to.suffix == ".csv" or to.is_file():
         model.visualizer, scored = PredictionTable(to), set()
+        model.visualizer.sums_up = True
     else:
         drawer = ResultVisualizer() if pictures else None
         model.visualizer = PredictionFolder(to, folder, dataset.image_filenames, drawer)
@@ -195,6 +196,8 @@ def write_predictions(
                 **trainer,
             )
             engine.predict(model, dataloaders=loader, ckpt_path=checkpoint, return_predictions=False)
-    if rank_zero_only.rank:
-        return ""
-    return model.visualizer.finish() if isinstance(model.visualizer, PredictionFolder) else f"Wrote {to}."
+        explain = getattr(model, "explain_threshold", None)  # another model of anomalib has none
+        origin = explain and explain("--good FOLDER", "--threshold")
+        if origin is not None and not rank_zero_only.rank:
+            logger.info(origin)
+    return "" if rank_zero_only.rank else model.visualizer.finish()
