@@ -37,8 +37,10 @@ from anomalib_clipsam.results.drawing import (
     fit,
     heat,
     mark,
+    orientation_of,
     outline,
     sheet,
+    upright,
 )
 from anomalib_clipsam.torch_model import ClipSamModel
 
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 QUALITY = {suffix: {"quality": 90} for suffix in (".jpg", ".jpeg", ".webp")}
 """How pictures are saved in formats that lose something."""
+LEGEND, LEGEND_WIDTH = " (green to red: above the threshold)", 230
+"""What a map's caption says of its colours, and the width of a panel from which on there is room for it, in pixels."""
 
 
 class PictureVisualizer(Visualizer):
@@ -126,8 +130,9 @@ class ResultVisualizer(PictureVisualizer):
     """Write a picture per image: the image, its true mask if there is one, the map and the outline of what was found.
 
     A line above has the verdict, the score and its threshold. Panels have the proportions of the file, and nothing but
-    map and outlines is drawn on them. The map is invisible where it is low. It is the default of
-    :class:`anomalib_clipsam.ClipSam`, and works with every model of anomalib.
+    map and outlines is drawn on them. The map is invisible where it is low. Photographs are turned upright as their
+    EXIF data say, here only: scores, masks and boxes are of the pixels as they are stored, which is how anomalib reads
+    them. It is the default of :class:`anomalib_clipsam.ClipSam`, and works with every model of anomalib.
 
     Args:
         field_size (int): Longer side of each panel, in pixels. Defaults to ``320``.
@@ -166,14 +171,16 @@ class ResultVisualizer(PictureVisualizer):
         if not isinstance(predictions, ImageItem):
             return [self.visualize(item, threshold) for item in predictions]
         item = predictions
-        picture = fit(read_picture(item), self.field_size)
+        picture, orientation = fit(read_picture(item), self.field_size), orientation_of(item.image_path)
         panels = {"picture": picture}
         if item.gt_mask is not None:
             panels["true mask"] = outline(picture, item.gt_mask.squeeze(), TRUTH)
         if item.anomaly_map is not None:
-            panels["map"] = heat(picture, item.anomaly_map.squeeze())
+            legend = LEGEND if upright(picture, orientation).width >= LEGEND_WIDTH else ""
+            panels[f"map{legend}"] = heat(picture, item.anomaly_map.squeeze())
         if item.pred_mask is not None:
             panels["outline"] = outline(picture, item.pred_mask.squeeze(), FOUND)
+        panels = {title: upright(panel, orientation) for title, panel in panels.items()}
         return sheet(panels, len(panels), *heading(item, threshold))
 
 
@@ -243,6 +250,8 @@ def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple
     if item.pred_label is None:
         return "Not judged", None, "   ".join(figures)
     defective = bool(item.pred_label)
+    if defective and item.pred_mask is not None and not item.pred_mask.any():
+        figures.append("nothing outlined: no region is above the threshold")
     if item.gt_label is not None and bool(item.gt_label) != defective:
         figures.append("a false alarm: labelled good" if defective else "missed: labelled defective")
     return "Defective" if defective else "Good", FOUND if defective else POSITIVE, "   ".join(figures)
@@ -381,7 +390,8 @@ def _draw_all(
     if item.pred_mask is not None:
         result = outline(result, item.pred_mask.squeeze(), TRUTH)
     panels[f"Result: {verdict(item, stages)}"] = result
-    return panels
+    orientation = orientation_of(item.image_path)
+    return {title: upright(panel, orientation) for title, panel in panels.items()}
 
 
 def draw_prompts(

@@ -203,15 +203,23 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path, monkeypatch
         read_upload(picture)
 
 
-def test_photographs_that_were_stored_lying_are_turned(tmp_path: Path) -> None:
-    lying = Image.new("RGB", (40, 20))
-    lying.putpixel((0, 0), (255, 0, 0))
+def test_photograph_that_was_stored_lying_is_scored_as_stored_and_shown_upright(
+    inspector: Inspector, parts: Path, tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[274] = 6  # turn by 90 degrees, clockwise
-    lying.save(tmp_path / "part.png", exif=exif)
-    upright = read_upload(tmp_path / "part.png")
-    assert upright.size == (20, 40)
-    assert upright.getpixel((19, 0)) == (255, 0, 0)
+    with Image.open(parts / "dent.png") as picture:
+        picture.crop((0, 0, picture.width, picture.height // 2)).save(tmp_path / "lying.png", exif=exif)
+        picture.crop((0, 0, picture.width, picture.height // 2)).save(tmp_path / "plain.png")
+    lying, plain = (inspector.look(tmp_path / f"{name}.png") for name in ("lying", "plain"))
+    assert torch.equal(lying.predictions.pred_score, plain.predictions.pred_score)
+    assert torch.equal(lying.predictions.anomaly_map, plain.predictions.anomaly_map)
+    for shown, expected in (
+        (decide(lying).outlined, decide(plain).outlined),
+        (decide(lying).map, decide(plain).map),
+        *zip(lying.steps.values(), plain.steps.values(), strict=True),
+    ):
+        assert np.array_equal(np.asarray(shown), np.rot90(np.asarray(expected), -1))
 
 
 def test_a_long_class_name_is_refused(inspector: Inspector, parts: Path) -> None:
