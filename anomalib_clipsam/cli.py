@@ -33,6 +33,14 @@ Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
 
 
+TILES = "for large pictures: side of the tiles that they are cut into, or 'auto'"
+
+
+def tile_side(text: str) -> int | str:
+    """Read what ``--tiles`` is given: a number of pixels; ``"auto"``, and what the model will refuse, stay as text."""
+    return int(text) if text.isdigit() else text
+
+
 def prompts(command: ArgumentParser) -> Run:
     """Print the prompt ensemble as a file for `--model.prompts`, or, with a class name, every sentence."""
     command.add_argument("--class-name", metavar="NAME", help="put this name into every sentence")
@@ -119,9 +127,7 @@ def predictions(command: ArgumentParser) -> Run:
         choices=("none", "self", "batch"),
         help="compare each picture with itself, or with all of the folder, five or more (default: as the weights say)",
     )
-    model.add_argument(
-        "--tiles", metavar="PIXELS", help="for large pictures: side of the tiles that they are cut into, or 'auto'"
-    )
+    model.add_argument("--tiles", type=tile_side, metavar="PIXELS", help=TILES)
 
     decision = command.add_argument_group("what is defective")
     decision.add_argument(
@@ -179,7 +185,7 @@ def predictions(command: ArgumentParser) -> Run:
         model = ClipSam(
             weights=options.weights,
             class_name=options.class_name,
-            tiles=int(options.tiles) if (options.tiles or "").isdigit() else options.tiles,
+            tiles=options.tiles,
             references=options.references,
             k_shot=0 if options.good is None else count_good_parts(options.good),
             few_shot_source=None if options.good is None else str(options.good),
@@ -244,7 +250,10 @@ def compare(command: ArgumentParser) -> Run:
 
 def app(command: ArgumentParser) -> Run:
     """Try ClipSam in a browser: drop a picture; see verdict, outline, map and points. Pictures stay on this machine."""
-    command.add_argument("--weights", default="lite", help="as --model.weights (default: lite, which is carried)")
+    command.add_argument(
+        "--weights", default="lite", help="lite, which the package carries, mobile, vit_b and so on (default: lite)"
+    )
+    command.add_argument("--tiles", type=tile_side, metavar="PIXELS", help=TILES)
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)"
     )
@@ -254,7 +263,7 @@ def app(command: ArgumentParser) -> Run:
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam.app.page import serve
 
-        serve(options.weights, options.host, options.port)
+        serve(options.weights, options.host, options.port, options.tiles)
         return "", 0
 
     return run

@@ -27,7 +27,7 @@ from anomalib_clipsam.passes.pictures import FORMATS, find_fault
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor
 from anomalib_clipsam.results.drawing import FOUND, fit, heat, orientation_of, outline, upright
 from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
-from anomalib_clipsam.results.visualizer import draw_prompts
+from anomalib_clipsam.results.visualizer import CROPS, draw_asks, draw_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,12 +93,18 @@ class Inspector:
 
     Args:
         weights (str): As ``weights`` of :class:`~anomalib_clipsam.lightning_model.ClipSam`. Defaults to ``"lite"``.
+        tiles (int | str | None): As ``tiles`` of the same. Defaults to ``None``.
     """
 
-    def __init__(self, weights: str = "lite") -> None:
-        self.model = ClipSam(weights=weights).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    def __init__(self, weights: str = "lite", tiles: int | str | None = None) -> None:
+        self.model = ClipSam(weights=weights, tiles=tiles).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._usual_judge = self.model.model.judge
         self._lock = Lock()  # the model holds one class name and one set of good parts at a time
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether pictures are seen in tiles, which are not compared with good parts here."""
+        return self.model.in_tiles
 
     @property
     def uses_class_name(self) -> bool:
@@ -124,8 +130,17 @@ class Inspector:
         if len(class_name) > LONGEST_NAME:
             msg = f"The class name has {len(class_name)} letters, and {LONGEST_NAME} are allowed. Give a shorter one."
             raise ValueError(msg)
-        image = read_upload(path)
         notes = []
+        if good and self.in_tiles:
+            msg = (
+                "Good parts are compared as wholes, and this page looks at tiles. Take them out, or leave --tiles out."
+            )
+            raise ValueError(msg)
+        image = read_upload(path)
+        misfit = self.model.model.misfit(image.size) if self.in_tiles else None
+        if misfit is not None:
+            msg = f"{printable(Path(path).name)} {misfit}"
+            raise ValueError(msg)
         if len(good) > MOST_GOOD_PARTS:
             notes.append(f"Of the {len(good)} good parts, the first {MOST_GOOD_PARTS} are used.")
         parts = [self._fitted(read_upload(part)) for part in good[:MOST_GOOD_PARTS]]
@@ -147,11 +162,13 @@ class Inspector:
             notes.append("It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?")
         picture = fit(image, PANEL)
         steps = {"Text and good parts" if parts else "CLIP map": heat(picture, stages.anomaly_map[0])}
-        if stages.region is not None and stages.region.any():
-            steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:])
-        else:
-            notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
         orientation = orientation_of(path)
+        if stages.region is None or not stages.region.any():
+            notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
+        elif stages.asks is not None:
+            steps[CROPS] = draw_asks(picture, stages)
+        else:
+            steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:], orientation)
         steps = {title: upright(panel, orientation) for title, panel in steps.items()}
         answers = (stages.score, None, stages.fused_map, stages.mask)
         predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in answers))
@@ -159,7 +176,7 @@ class Inspector:
         return Look(picture, predictions, thresholds, steps, class_name, tuple(notes), orientation)
 
     def _fitted(self, image: Image.Image) -> torch.Tensor:
-        """Resize a picture to what the model takes, ``(1, 3, S, S)``, as anomalib's passes do."""
+        """Make of a picture what the model takes, as anomalib's passes do: ``(1, 3, S, S)``, for tiles its own size."""
         pixels = to_dtype(to_image(image), torch.float32, scale=True)
         return self.model.pre_processor(pixels[None]).to(self.model.device)
 

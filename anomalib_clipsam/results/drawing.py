@@ -34,6 +34,8 @@ WIDE = 256
 """Longer side of a panel, in pixels, from which on outlines are two pixels wide."""
 SPECK = 3e-4
 """Share of a panel below which a part of a mask is outlined thinly, as holes are."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations of EXIF that swap width and height."""
 MARGIN, GAP = 14, 8
 HEADING, CAPTION = 18, 13
 """Sizes of letters, in pixels."""
@@ -141,13 +143,14 @@ def upright(picture: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(turned)
 
 
-def mark(picture: Image.Image, points: Sequence[tuple[float, float, int]]) -> Image.Image:
+def mark(picture: Image.Image, points: Sequence[tuple[float, float, int]], sideways: bool = False) -> Image.Image:
     """Draw points: a disc with a plus for a positive one, with a minus for a negative one.
 
     Args:
         picture (Image.Image): The picture.
         points (Sequence[tuple[float, float, int]]): x, y in pixels; 1 for a positive, 0 for a negative, -1 for no
             point.
+        sideways (bool): Whether the picture will be turned by 90 degrees, and the minus with it. Defaults to ``False``.
 
     Returns:
         Image.Image: A new picture.
@@ -159,9 +162,10 @@ def mark(picture: Image.Image, points: Sequence[tuple[float, float, int]]) -> Im
             continue
         disc = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(disc, fill=POSITIVE if label else NEGATIVE, outline=WHITE)
-        draw.line((x - radius / 2, y, x + radius / 2, y), fill=WHITE, width=2)
-        if label:
-            draw.line((x, y - radius / 2, x, y + radius / 2), fill=WHITE, width=2)
+        across = (x - radius / 2, y, x + radius / 2, y)
+        down = (x, y - radius / 2, x, y + radius / 2)
+        for line in (across, down) if label else (down if sideways else across,):
+            draw.line(line, fill=WHITE, width=2)
     return marked
 
 

@@ -32,6 +32,7 @@ from anomalib_clipsam.results.drawing import (
     NEGATIVE,
     POSITIVE,
     RING,
+    SIDEWAYS,
     TRUTH,
     fill,
     fit,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
 QUALITY = {suffix: {"quality": 90} for suffix in (".jpg", ".jpeg", ".webp")}
 """How pictures are saved in formats that lose something."""
+CROPS = "Extreme region, crops that SAM saw"
+"""Title of a picture's panel in tiles."""
 LEGEND, LEGEND_WIDTH = " (green to red: above the threshold)", 230
 """What a map's caption says of its colours, and the width of a panel from which on there is room for it, in pixels."""
 
@@ -382,15 +385,15 @@ def _draw_all(
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
     panels |= {title: heat(picture, values[0]) for title, values in maps.items()}
+    orientation = orientation_of(item.image_path)
     if stages.prompts is not None:
-        panels |= draw_prompts(picture, stages, frame_size, image_size)
+        panels |= draw_prompts(picture, stages, frame_size, image_size, orientation)
     elif stages.asks is not None and stages.region is not None:
-        panels["Extreme region, crops that SAM saw"] = _draw_asks(picture, stages)
+        panels[CROPS] = draw_asks(picture, stages)
     result = heat(picture, stages.fused_map[0])
     if item.pred_mask is not None:
         result = outline(result, item.pred_mask.squeeze(), TRUTH)
     panels[f"Result: {verdict(item, stages)}"] = result
-    orientation = orientation_of(item.image_path)
     return {title: upright(panel, orientation) for title, panel in panels.items()}
 
 
@@ -399,6 +402,7 @@ def draw_prompts(
     stages: ClipSamStages,
     frame_size: int,
     image_size: torch.Size,
+    orientation: int = 1,
 ) -> dict[str, Image.Image]:
     """Draw what PPG and CPS did with the first image of the stages.
 
@@ -407,6 +411,7 @@ def draw_prompts(
         stages (ClipSamStages): Its stages, with SAM's.
         frame_size (int): Side of SAM's input frame, in pixels.
         image_size (torch.Size): Height and width of the image as the model got it.
+        orientation (int): How the panels will be turned, for the signs of points. Defaults to ``1``, not at all.
 
     Returns:
         dict[str, Image.Image]: Title -> panel, in the order of the method.
@@ -429,15 +434,25 @@ def draw_prompts(
         ImageDraw.Draw(third).rectangle((x0 * x, y0 * y, x1 * x, y1 * y), outline=BOX, width=2)
     return {
         "Extreme region, ring": region,
-        f"{labels.count(1)} positive, {labels.count(0)} negative points": mark(region, points),
+        f"{labels.count(1)} positive, {labels.count(0)} negative points": mark(
+            region, points, sideways=orientation in SIDEWAYS
+        ),
         "Mask 1: points": first,
         "Mask 2: + mask 1": second,
         "Mask 3: + box, mask 2": third,
     }
 
 
-def _draw_asks(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
-    """Draw the extreme region of the first picture in tiles, and the crops that SAM saw."""
+def draw_asks(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
+    """Draw the extreme region of the first picture in tiles, and the crops that SAM saw.
+
+    Args:
+        picture (Image.Image): The picture, as large as the panel is to be.
+        stages (ClipSamStages): Its stages, with crops.
+
+    Returns:
+        Image.Image: A new picture.
+    """
     drawn = fill(picture, stages.region[0], NEGATIVE)
     height, width = stages.region.shape[-2:]
     x, y = picture.width / width, picture.height / height

@@ -48,6 +48,13 @@ def test_points_differ_by_sign_and_colour_and_absent_ones_are_not_drawn() -> Non
     assert not white[38, 70]  # which a minus has not
 
 
+def test_minus_lies_flat_once_its_picture_is_turned() -> None:
+    marked = upright(mark(Image.new("RGB", (90, 60)), [(20, 15, 0)], sideways=True), 6)
+    white = near(marked, WHITE)  # the point is at x = 59 - 15, y = 20
+    assert white[20, 42] == white[20, 46] is np.True_
+    assert not white[18, 44]
+
+
 def test_mask_of_another_size_is_filled_in() -> None:
     mask = torch.zeros(4, 8)
     mask[:2, :4] = 1
