@@ -45,7 +45,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
-from tqdm import tqdm
 
 from anomalib_clipsam.arguments import check_types, group, plain
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
@@ -71,6 +70,7 @@ from anomalib_clipsam.passes.good_parts import WatchedLooks, read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.progress import progress
 from anomalib_clipsam.passes.summary import PassSummary
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
@@ -110,7 +110,6 @@ TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 TILES_MEMORY = 8192
 """Patches of good parts that tiles are compared with, unless the user says how many: more cost time for every tile, and
 brought nothing (``docs/ablation.md``)."""
-SHARE_DONE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -288,6 +287,7 @@ class ClipSam(AnomalibModule):
         self.class_name = None if self._folder_names else class_name
         self._restored_class_name: str | None = None
         self._logged: dict[str, str] = {}
+        self.closing_lines: list[tuple[int, str]] = []  # level and text, for the end of a pass
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
         if localizer == "auto":
@@ -514,15 +514,9 @@ class ClipSam(AnomalibModule):
         """Let the model learn good parts ``(3, height, width)``, as it takes them."""
         judge = self.model.judge
         steps = len(parts) * ((4 if judge.rotate else 1) + self.in_tiles)  # tiles are looked at twice
-        with self._bar("Looking at good parts", total=steps, bar_format=SHARE_DONE) as bar:
-            judge.learn(parts, WatchedLooks(self.model, bar))
+        with progress(self._trainer, "Looking at good parts", steps) as advance:
+            judge.learn(parts, WatchedLooks(self.model, advance))
         self._use_thresholds()
-
-    def _bar(self, about: str, *args: Any, **kwargs: Any) -> tqdm:
-        """Make a progress bar for what comes before a pass, where the pass has one."""
-        trainer = self._trainer
-        shown = trainer is not None and trainer.is_global_zero and trainer.progress_bar_callback is not None
-        return tqdm(*args, desc=about, leave=False, disable=not shown, **kwargs)
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
         """Predict images outside anomalib's passes. See :meth:`AnomalibModule.forward`.
@@ -587,7 +581,7 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in self._bar("Looking at the batch", whole):
+        for batch in whole.shown(self.trainer):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
@@ -603,8 +597,8 @@ class ClipSam(AnomalibModule):
             self.post_processor.use_thresholds(thresholds.image, thresholds.pixel)
 
     def on_validation_end(self) -> None:
-        """Log how many images SAM skipped."""
-        self._log_share()
+        """Count the pictures that SAM skipped, for the end of the pass."""
+        self._count_share()
 
     on_test_end = on_predict_end = on_validation_end
 
@@ -633,8 +627,8 @@ class ClipSam(AnomalibModule):
                 total / 1e9,
             )
 
-    def _log_share(self) -> None:
-        """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
+    def _count_share(self) -> None:
+        """Say how many pictures SAM skipped, warn of pictures of another part, and count anew."""
         judge = self.model.judge
         counts = [self.model.images_seen, self.model.images_refined]
         counts += [0, 0] if judge is None else [judge.judged, judge.unlike]
@@ -645,21 +639,16 @@ class ClipSam(AnomalibModule):
         if judge is not None:
             judge.unlike = judge.judged = 0
         if judged and unlike > judged / 2:
-            logger.warning(
-                "%d of %d %s are unlike their references nearly everywhere. Are these of the same part, seen in the "
-                "same way?",
-                unlike,
-                judged,
-                "tiles" if self.in_tiles else "pictures",
+            line = (
+                f"{unlike} of {judged} {'tiles' if self.in_tiles else 'pictures'} are unlike their references nearly "
+                "everywhere. Are these of the same part, seen in the same way?"
             )
-        if seen:
-            skipped = seen - refined
-            logger.info(
-                "SAM skipped %d of %d images (%.0f %%), which have no extreme region.",
-                skipped,
-                seen,
-                100 * skipped / seen,
-            )
+            self.closing_lines.append((logging.WARNING, line))
+        skipped = seen - refined
+        if skipped:
+            share = f"{skipped} of {seen} pictures ({100 * skipped / seen:.0f} %)"
+            line = f"SAM skipped {share}: CLIP finds nothing suspicious in them."
+            self.closing_lines.append((logging.INFO, line))
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch, for the post-processor to calibrate on.
@@ -1002,6 +991,38 @@ class ClipSam(AnomalibModule):
     def compares_batch(self) -> bool:
         """Whether the pictures of a pass are compared with one another, so that each score depends on all."""
         return isinstance(self.model.judge, BatchJudge)
+
+    def explain_threshold(self, good_parts: str, by_hand: str) -> str | None:
+        """Say what the threshold rests on where neither labels nor the user have said it, and what moves it.
+
+        Args:
+            good_parts (str): Option that gives good parts.
+            by_hand (str): Option that sets a threshold.
+
+        Returns:
+            str | None: Two sentences; ``None`` where nothing need be said.
+        """
+        judge = self.model.judge
+        if not getattr(self.post_processor, "threshold_is_open", False):
+            return None
+        if judge is None or judge.thresholds is None:
+            return (
+                "The threshold, 0.5, is not fitted to these pictures: good ones may lie above it. A few good parts fit "
+                f"it, with {good_parts}; or set it with {by_hand}."
+            )
+        share = f"{100 * judge.passing_share:.0f} %"
+        if self.compares_batch:
+            return (
+                f"The threshold is what {share} of these pictures do not exceed: the rest are called defective, "
+                f"however many are. Look at the highest scores, and set it with {by_hand}."
+            )
+        if judge.passing_share < 1:
+            return f"The threshold lets {share} of the {self.k_shot} good parts pass. Set another with {by_hand}."
+        parts = "good part" if self.k_shot == 1 else f"{self.k_shot} good parts, each judged by the others"
+        return (
+            f"The threshold is the highest score of the {parts}. Expect at least 1 in {self.k_shot + 1} further good "
+            f"pictures above it: give more good parts to make that rarer, or set it with {by_hand}."
+        )
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from anomalib.data import AnomalibDataModule
     from torch.utils.data import Dataset
-    from tqdm import tqdm
 
     from anomalib_clipsam.torch_model import ClipSamModel
 
@@ -59,21 +58,21 @@ class WatchedLooks:
 
     Args:
         model (ClipSamModel): The model.
-        bar (tqdm): The bar.
+        advance (Callable[[float], object]): Moves the bar.
     """
 
-    def __init__(self, model: ClipSamModel, bar: tqdm) -> None:
+    def __init__(self, model: ClipSamModel, advance: Callable[[float], object]) -> None:
         self.count_looks = model.count_looks
         self.join = model.join
         self.model = model
-        self.bar = bar
+        self.advance = advance
 
     def looks(self, image: torch.Tensor) -> Iterator[tuple]:
         """Look at a picture ``(1, 3, height, width)``."""
         count = self.count_looks(image)
         for look in self.model.looks(image):
             yield look
-            self.bar.update(len(look[0]) / count)
+            self.advance(len(look[0]) / count)
 
 
 def read_good_parts(
