@@ -254,7 +254,7 @@ def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple
         return "Not judged", None, "   ".join(figures)
     defective = bool(item.pred_label)
     if defective and item.pred_mask is not None and not item.pred_mask.any():
-        figures.append("nothing outlined: no region is above the threshold")
+        figures.append("nothing outlined: no region passes as a whole")
     if item.gt_label is not None and bool(item.gt_label) != defective:
         figures.append("a false alarm: labelled good" if defective else "missed: labelled defective")
     return "Defective" if defective else "Good", FOUND if defective else POSITIVE, "   ".join(figures)
