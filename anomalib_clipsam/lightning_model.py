@@ -414,7 +414,7 @@ class ClipSam(AnomalibModule):
         self._choose_class_name()
         judge = self.model.judge
         if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
-            judge.reference.set_memory(())  # those were of another category
+            judge.forget()  # those were of another category
 
     def _choose_learned(self, tested_on: str | None) -> WeightFile | None:
         """Choose learned weights; ``None`` for none, or for a file that is not a published one."""
@@ -549,7 +549,7 @@ class ClipSam(AnomalibModule):
             FileNotFoundError: If their folder does not exist.
             ValueError: If there are fewer than ``k_shot``, or one of them cannot be read.
         """
-        if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.reference.memory:
+        if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.sources:
             return
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
         fits = self.model.misfit if self.in_tiles else None
@@ -835,7 +835,7 @@ class ClipSam(AnomalibModule):
     def _good_parts(self) -> dict[str, Any] | None:
         """What a checkpoint holds of the good parts: their patches in half precision, and who they were."""
         judge = self.model.judge
-        if not isinstance(judge, FewShotJudge) or not judge.reference.memory:
+        if not isinstance(judge, FewShotJudge) or not judge.sources:
             return None
         return {
             "memory": [patches.half().cpu() for patches in judge.reference.memory],

@@ -39,8 +39,8 @@ class FewShotReference(PictureReference):
     order of scores is the same.
 
     Args:
-        memory_limit (int): Most patches in the memory of a tap, shared equally among the looks at good parts. Where a
-            look has more than its share, anomalib's ``KCenterGreedy`` picks, as for PatchCore. Defaults to ``32768``:
+        memory_limit (int): Most patches in the memory of a tap, shared equally among the good parts. Where a look at
+            them has more than its share, anomalib's ``KCenterGreedy`` picks, as for PatchCore. Defaults to ``32768``:
             eight parts and their quarter turns on a grid of 32 x 32.
         join (bool): See :class:`~anomalib_clipsam.clip.references.features.Reference`. Defaults to ``False``.
         sigma (float): See there. Defaults to ``0``.

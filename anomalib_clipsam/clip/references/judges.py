@@ -212,7 +212,7 @@ class FewShotJudge(Judge):
         rotate (bool): Whether good parts also count as turned by 90, 180 and 270 degrees.
 
     Attributes:
-        sources (tuple[str, ...]): SHA-256 of each good part as the model was shown it.
+        sources (tuple[str, ...]): SHA-256 of each good part as the model was shown it; empty before they are known.
     """
 
     NAME = "good parts"
@@ -229,6 +229,11 @@ class FewShotJudge(Judge):
         self.rotate = rotate
         self.sources: tuple[str, ...] = ()
 
+    def forget(self) -> None:
+        """Forget the good parts."""
+        self.reference.set_memory(())
+        self.sources = ()
+
     @torch.no_grad()
     def learn(self, parts: Sequence[torch.Tensor], looker: Looker) -> None:
         """Look at good parts: keep their patches, and learn how far one of them is from the others.
@@ -242,8 +247,8 @@ class FewShotJudge(Judge):
                 several. They are asked for three times, so that files need not stay in memory.
             looker (Looker): The model.
         """
+        self.forget()
         reference = self.reference
-        reference.set_memory(())
         own, kept, sources = [], [], []
         for part in parts:
             start = reference.size

@@ -185,6 +185,24 @@ def test_a_part_in_tiles_is_judged_as_a_whole_by_the_other_parts_and_none_of_its
     assert strict.thresholds.image == pytest.approx(min(by_part).item())
 
 
+def test_what_was_learnt_of_some_parts_counts_for_nothing_where_another_cannot_be_read() -> None:
+    judge, good = judge_of(k_shot=2), looks(2)
+    images = learn(judge, good)
+
+    class Broken(list):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            yield self[0]
+            raise OSError
+
+    with pytest.raises(OSError, match=r"^$"):
+        judge.learn(Broken(images), Looker(good))
+    assert judge.sources == ()
+    learn(judge, good)
+    assert len(judge.sources) == 2
+    judge.forget()
+    assert (judge.sources, judge.reference.size) == ((), 0)
+
+
 def test_parts_share_the_memory_equally_and_so_do_the_tiles_of_a_part() -> None:
     good = looks(5)
     parts = [torch.tensor(tiles).repeat_interleave(2).expand(3, 2, -1).float() for tiles in ([0, 1, 2, 3], [4])]
