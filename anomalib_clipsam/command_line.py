@@ -40,6 +40,9 @@ ADVICE = (
         "mvtec_loco.py",
         "anomalib reads MVTecLOCO with pandas 2 only. Run: pip install 'pandas<3'",
     ),
+    ("Path does not exist", "predict.py", "Give a folder of pictures, or one picture."),
+    ("Found 0 images in", "predict.py", "Give a folder of files such as .png, .jpg, .bmp or .tif, or one of them."),
+    ("``filename`` is not an image file", "predict.py", "Give a file such as .png, .jpg, .bmp or .tif, or a folder."),
 )
 """Beginning of an error, a file of anomalib's that it comes through, and what it does not say."""
 TALKATIVE = (

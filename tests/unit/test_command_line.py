@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anomalib.data import PredictDataset
 from anomalib.data.utils.path import validate_path
 from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
@@ -104,6 +105,18 @@ def test_folder_outside_ascii(shown: Callable) -> None:
     text = shown(raised(validate_path, "größe"))
     assert text.startswith("anomalib: Path contains non-printable characters: größe. anomalib takes paths of ASCII ")
     assert text.count("\n") == 1
+
+
+def test_what_is_no_picture_s_place(shown: Callable, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    for place, said in (
+        ("nowhere", f"Path does not exist: {tmp_path / 'nowhere'}. Give a folder of pictures, or one picture.\n"),
+        ("", f"Found 0 images in {tmp_path}. Give a folder of files such as "),
+        ("notes.txt", f"``filename`` is not an image file: {tmp_path / 'notes.txt'}. Give a file such as "),
+    ):
+        text = shown(raised(PredictDataset, tmp_path / place))
+        assert text.startswith(f"anomalib: {said}")
+        assert text.count("\n") == 1
 
 
 def test_pandas_3_and_mvtec_loco(shown: Callable) -> None:
