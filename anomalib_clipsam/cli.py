@@ -27,10 +27,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
-from anomalib_clipsam.command_line import only_our_lines, sentence
+from anomalib_clipsam.command_line import ToStderr, find_advice, only_our_lines, sentence
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
+
+
+TILES = "for large pictures: side of the tiles that they are cut into, or 'auto'"
+
+
+def tile_side(text: str) -> int | str:
+    """Read what ``--tiles`` is given: a number of pixels; ``"auto"``, and what the model will refuse, stay as text."""
+    return int(text) if text.isdigit() else text
 
 
 def prompts(command: ArgumentParser) -> Run:
@@ -94,43 +102,70 @@ def predictions(command: ArgumentParser) -> Run:
     command.add_argument(
         "--to", type=Path, required=True, metavar="RESULTS", help="folder to write, or a file that ends in .csv"
     )
-    command.add_argument("--weights", default="vit_b", help="as --model.weights (default: vit_b)")
-    command.add_argument(
-        "--class-name", metavar="NAME", help="name of the part, 'folder', or a file, as --model.class_name"
+    command.add_argument("--pictures", action="store_true", help="draw each picture with map, outline and verdict, too")
+    command.add_argument("--quiet", action="store_true", help="no progress bar, and the last line only")
+
+    model = command.add_argument_group("the model")
+    model.add_argument(
+        "--weights",
+        default="vit_b",
+        help="lite: carried by the package, fast; mobile: 0.6 GB to fetch; vit_b, vit_l, vit_h: 2.1 GB and more "
+        "(default: vit_b)",
     )
-    command.add_argument(
-        "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"
+    model.add_argument(
+        "--class-name",
+        metavar="NAME",
+        help="name of the part, such as 'metal nut'; 'folder' for that of each picture's folder, or a YAML file of "
+        "folders and names",
     )
-    command.add_argument(
+    compared = model.add_mutually_exclusive_group()
+    compared.add_argument(
+        "--good", type=Path, metavar="FOLDER", help="good parts to compare with, the first 8; they set the thresholds"
+    )
+    compared.add_argument(
+        "--references",
+        choices=("none", "self", "batch"),
+        help="compare each picture with itself, or with all of the folder, five or more (default: as the weights say)",
+    )
+    model.add_argument("--tiles", type=tile_side, metavar="PIXELS", help=TILES)
+
+    decision = command.add_argument_group("what is defective")
+    decision.add_argument(
         "--threshold",
         type=float,
         metavar="SCORE",
         help="score, as in the table, above which a picture is defective (default: 0.5)",
     )
-    command.add_argument(
-        "--min-area", type=int, default=0, metavar="PIXELS", help="smallest part of a mask that stays, in the file"
+    decision.add_argument(
+        "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"
     )
-    compared = command.add_mutually_exclusive_group()
-    compared.add_argument(
-        "--good", type=Path, metavar="FOLDER", help="good parts to compare with, the first 8; they set the thresholds"
+    decision.add_argument(
+        "--min-area",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="smallest part of a mask that stays, in pixels of the file (default: any)",
     )
-    compared.add_argument("--references", choices=("none", "self", "batch"), help="as --model.references")
-    command.add_argument(
-        "--tiles", metavar="PIXELS", help="for large pictures: side of a tile, or 'auto', as --model.tiles"
-    )
-    command.add_argument("--pictures", action="store_true", help="draw each picture with its verdict, too")
-    command.add_argument("--quiet", action="store_true", help="no progress bar, and the last line only")
-    command.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
-    command.add_argument("--accelerator", default="auto", help="as Lightning's: cpu, gpu and so on (default: auto)")
-    command.add_argument("--devices", default="1", help="as Lightning's: how many, or which (default: 1)")
-    command.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines of a cluster (default: 1)")
+
+    machine = command.add_argument_group("the machine")
+    machine.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
+    machine.add_argument("--accelerator", default="auto", metavar="NAME", help="cpu, gpu and so on (default: auto)")
+    machine.add_argument("--devices", default="1", metavar="N", help="how many, or which (default: 1)")
+    machine.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines of a cluster (default: 1)")
 
     @only_our_lines()
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
         from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-        from anomalib_clipsam.results.predict import check_trainer, count_good_parts, hash_content, write_predictions
+        from anomalib_clipsam.results.predict import (
+            check_trainer,
+            count_good_parts,
+            hash_content,
+            list_pictures,
+            write_predictions,
+        )
 
+        list_pictures(options.folder)  # before anything is fetched
         if options.threshold is not None and not 0 <= options.threshold <= 1:
             msg = f"The threshold is {options.threshold}, but scores lie between 0 and 1. Choose a number there."
             raise ValueError(msg)
@@ -150,7 +185,7 @@ def predictions(command: ArgumentParser) -> Run:
         model = ClipSam(
             weights=options.weights,
             class_name=options.class_name,
-            tiles=int(options.tiles) if (options.tiles or "").isdigit() else options.tiles,
+            tiles=options.tiles,
             references=options.references,
             k_shot=0 if options.good is None else count_good_parts(options.good),
             few_shot_source=None if options.good is None else str(options.good),
@@ -215,7 +250,10 @@ def compare(command: ArgumentParser) -> Run:
 
 def app(command: ArgumentParser) -> Run:
     """Try ClipSam in a browser: drop a picture; see verdict, outline, map and points. Pictures stay on this machine."""
-    command.add_argument("--weights", default="lite", help="as --model.weights (default: lite, which is carried)")
+    command.add_argument(
+        "--weights", default="lite", help="lite, which the package carries, mobile, vit_b and so on (default: lite)"
+    )
+    command.add_argument("--tiles", type=tile_side, metavar="PIXELS", help=TILES)
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)"
     )
@@ -225,23 +263,24 @@ def app(command: ArgumentParser) -> Run:
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam.app.page import serve
 
-        serve(options.weights, options.host, options.port)
+        serve(options.weights, options.host, options.port, options.tiles)
         return "", 0
 
     return run
 
 
 COMMANDS = {
-    "prompts": (prompts, "print the text prompts"),
+    "predictions": (predictions, "find defects in a folder of pictures: tables, masks, boxes, drawings"),
+    "app": (app, "try it on a picture, in a browser"),
+    "compare": (compare, "anomalib's models side by side"),
     "weights list": (list_weights, "what is here, sizes, licences"),
     "weights fetch": (fetch_weights, "bring weights to this machine or into a folder"),
     "weights verify": (verify_weights, "compare what is here with the table"),
-    "predictions": (predictions, "a folder's scores, labels, masks and boxes as CSV, JSON, PNG and COCO"),
-    "compare": (compare, "anomalib's models side by side"),
-    "app": (app, "try it on a picture, in a browser"),
+    "prompts": (prompts, "print the text prompts"),
 }
 """Words of the command -> the function that makes it, and what `--help` says of it."""
 GROUPS = {"weights": "list, fetch and verify weights"}
+FIRST = "To begin: anomalib-clipsam predictions FOLDER --weights lite --to results --pictures"
 
 
 def build_parser() -> ArgumentParser:
@@ -250,13 +289,18 @@ def build_parser() -> ArgumentParser:
     Returns:
         ArgumentParser: Its result has ``run``, a function from the options to the text and the exit code.
     """
-    parser = ArgumentParser(prog="anomalib-clipsam", description="Tools beside anomalib's ClipSam.")
+    parser = ArgumentParser(
+        prog="anomalib-clipsam",
+        description="ClipSam finds and outlines defects without training. It is a model of anomalib, too.",
+        epilog=FIRST,
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    places = {"": parser.add_subparsers(dest="command", required=True)}
+    places = {"": parser.add_subparsers(title="commands", required=True)}
     for words, (make, says) in COMMANDS.items():
         group, _, name = words.rpartition(" ")
         if group not in places:
-            places[group] = places[""].add_parser(group, help=GROUPS[group]).add_subparsers(required=True)
+            made = places[""].add_parser(group, help=GROUPS[group], description=f"{GROUPS[group].capitalize()}.")
+            places[group] = made.add_subparsers(title="commands", required=True)
         description = " ".join((make.__doc__ or "").split())
         command = places[group].add_parser(name, help=says, description=description)
         command.set_defaults(command=command, run=make(command))
@@ -269,14 +313,21 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args (Sequence[str] | None): Arguments of the command line. Defaults to those of the process.
     """
-    options = build_parser().parse_args(args)
-    logging.basicConfig(format="%(message)s")
+    args = sys.argv[1:] if args is None else args
+    parser = build_parser()
+    if not args:
+        parser.print_help()
+        sys.exit(2)
+    options = parser.parse_args(args)
+    logging.basicConfig(format="%(message)s", handlers=[ToStderr()])
     logging.getLogger("anomalib_clipsam").setLevel(logging.INFO)  # what is fetched from where
     try:
         text, code = options.run(options)
     except (OSError, ValueError, ImportError) as error:
         flags = {name: f"--{name.replace('_', '-')}" for name in vars(options)}
-        options.command.exit(2, f"{options.command.prog}: {sentence(error, flags)}\n")
+        said, advice = sentence(error, flags), find_advice(error)
+        said = said if advice is None else f"{said.rstrip('.')}. {advice}"
+        options.command.exit(2, f"{options.command.prog}: {said}\n")
     print(text, end="")
     if code:
         sys.exit(code)

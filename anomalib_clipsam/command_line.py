@@ -24,6 +24,7 @@ from anomalib_clipsam.messages import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
+    from typing import TextIO
 
 PACKAGE = __name__.partition(".")[0]
 FOLDER = Path(__file__).parent
@@ -40,6 +41,9 @@ ADVICE = (
         "mvtec_loco.py",
         "anomalib reads MVTecLOCO with pandas 2 only. Run: pip install 'pandas<3'",
     ),
+    ("Path does not exist", "predict.py", "Give a folder of pictures, or one picture."),
+    ("Found 0 images in", "predict.py", "Give a folder of files such as .png, .jpg, .bmp or .tif, or one of them."),
+    ("``filename`` is not an image file", "predict.py", "Give a file such as .png, .jpg, .bmp or .tif, or a folder."),
 )
 """Beginning of an error, a file of anomalib's that it comes through, and what it does not say."""
 TALKATIVE = (
@@ -142,6 +146,19 @@ def only_our_lines() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
+
+
+class ToStderr(logging.StreamHandler):
+    """Writes to what ``sys.stderr`` is by then: a progress bar puts its own there, which keeps lines out of the bar."""
+
+    @property
+    def stream(self) -> TextIO:
+        """Where it writes."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        del stream  # the one that logging's own class would keep
 
 
 class PrintedOnce(logging.Handler):

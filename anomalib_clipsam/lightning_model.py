@@ -45,7 +45,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
-from tqdm import tqdm
 
 from anomalib_clipsam.arguments import check_types, group, plain
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
@@ -67,10 +66,11 @@ from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.advice import find_unused, refuse_videos
 from anomalib_clipsam.passes.calibration import SkipCalibration
 from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
-from anomalib_clipsam.passes.good_parts import read_good_parts
+from anomalib_clipsam.passes.good_parts import WatchedLooks, read_good_parts
 from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
 from anomalib_clipsam.passes.pictures import PictureCheck
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.progress import progress
 from anomalib_clipsam.passes.summary import PassSummary
 from anomalib_clipsam.passes.whole_pass import WholePass
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
@@ -107,6 +107,9 @@ GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common
 """What these entries of a checkpoint hold at least, and its types."""
 TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
+TILES_MEMORY = 8192
+"""Patches of good parts that tiles are compared with, unless the user says how many: more cost time for every tile, and
+brought nothing (``docs/ablation.md``)."""
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -284,6 +287,7 @@ class ClipSam(AnomalibModule):
         self.class_name = None if self._folder_names else class_name
         self._restored_class_name: str | None = None
         self._logged: dict[str, str] = {}
+        self.closing_lines: list[tuple[int, str]] = []  # level and text, for the end of a pass
         self._validated = PredictionStore() if reuse_predictions else None
         # Before any weights are read: these check their arguments.
         if localizer == "auto":
@@ -317,13 +321,15 @@ class ClipSam(AnomalibModule):
         if few_shot_source is not None and not k_shot:
             msg = f"few_shot_source='{few_shot_source}' is given, but k_shot is 0. Say how many good parts by k_shot."
             raise ValueError(msg)
-        if tiling is not None and (k_shot or references == "batch"):
-            msg = "Good parts and the batch are compared as wholes. With tiles, choose references='self' or none."
+        if tiling is not None and references == "batch":
+            msg = "The batch is compared as wholes. With tiles, give good parts by k_shot, or choose references='self'."
             raise ValueError(msg)
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
         self._read_from: str | None = None  # where the good parts are from; None for those given by a user
         options = group(reference_options, ReferenceOptions, "reference_options")
+        if tiling is not None:
+            options = {"memory_limit": TILES_MEMORY, **options}
         if self._learned is not None and self._learned.architecture != clip_row.architecture:
             msg = (
                 f"{self._learned.name} goes with CLIP {self._learned.architecture}, and this one is "
@@ -408,7 +414,7 @@ class ClipSam(AnomalibModule):
         self._choose_class_name()
         judge = self.model.judge
         if isinstance(judge, FewShotJudge) and self._read_from not in (None, self._good_parts_at()):
-            judge.reference.set_memory(())  # those were of another category
+            judge.forget()  # those were of another category
 
     def _choose_learned(self, tested_on: str | None) -> WeightFile | None:
         """Choose learned weights; ``None`` for none, or for a file that is not a published one."""
@@ -480,11 +486,12 @@ class ClipSam(AnomalibModule):
         """Look at the references."""
         self._look_at_references(self.trainer.predict_dataloaders, self.trainer.num_predict_batches)
 
-    def set_references(self, images: torch.Tensor) -> None:
+    def set_references(self, images: torch.Tensor | Sequence[torch.Tensor]) -> None:
         """Compare with these good parts from now on.
 
         Args:
-            images (torch.Tensor): ``(k, 3, height, width)``, RGB in [0, 1], as the model takes them.
+            images (torch.Tensor | Sequence[torch.Tensor]): ``(k, 3, height, width)``, or ``(3, height, width)`` each,
+                RGB in [0, 1].
 
         Raises:
             TypeError: If the images are no tensor of floats.
@@ -493,13 +500,22 @@ class ClipSam(AnomalibModule):
         if not isinstance(self.model.judge, FewShotJudge):
             msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
             raise ValueError(msg)  # noqa: TRY004  # it was made with another argument
-        check_images(images)
-        self._show_good_parts(images if self.pre_processor is None else self.pre_processor(images))
+        for image in [images] if isinstance(images, torch.Tensor) or not images else [image[None] for image in images]:
+            check_images(image)
+        self._show_good_parts([self._prepare(image) for image in images])
         self._read_from = None
 
-    def _show_good_parts(self, images: torch.Tensor) -> None:
-        """Let the model learn good parts ``(k, 3, height, width)`` of the size that it takes."""
-        self.model.judge.learn(images.to(self.device).clamp(0, 1), self.model.look)
+    def _prepare(self, image: torch.Tensor) -> torch.Tensor:
+        """Make of a good part ``(3, height, width)`` what the model takes."""
+        image = image[None].to(self.device)
+        return (image if self.pre_processor is None else self.pre_processor(image))[0].clamp(0, 1)
+
+    def _show_good_parts(self, parts: Sequence[torch.Tensor]) -> None:
+        """Let the model learn good parts ``(3, height, width)``, as it takes them."""
+        judge = self.model.judge
+        steps = len(parts) * ((4 if judge.rotate else 1) + self.in_tiles)  # tiles are looked at twice
+        with progress(self._trainer, "Looking at good parts", steps) as advance:
+            judge.learn(parts, WatchedLooks(self.model, advance))
         self._use_thresholds()
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
@@ -533,13 +549,12 @@ class ClipSam(AnomalibModule):
             FileNotFoundError: If their folder does not exist.
             ValueError: If there are fewer than ``k_shot``, or one of them cannot be read.
         """
-        if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.reference.memory:
+        if not isinstance(self.model.judge, FewShotJudge) or self.model.judge.sources:
             return
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
-        pictures = [picture[None] for picture in read_good_parts(self.k_shot, self.few_shot_source, datamodule)]
-        if self.pre_processor is not None:
-            pictures = [self.pre_processor(picture) for picture in pictures]  # of several sizes, perhaps
-        self._show_good_parts(torch.cat(pictures))
+        fits = self.model.misfit if self.in_tiles else None
+        parts = read_good_parts(self.k_shot, self.few_shot_source, datamodule, self._prepare, fits)
+        self._show_good_parts(parts if self.in_tiles else list(parts))  # large ones do not stay in memory
         self._read_from = self._good_parts_at()
         logger.info("Pictures are compared with %d good parts from %s.", self.k_shot, self._read_from)
 
@@ -566,8 +581,7 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-        for batch in tqdm(whole, desc="Looking at the batch", leave=False, disable=not shown):
+        for batch in whole.shown(self.trainer):
             batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
             if self.pre_processor is not None:
                 self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
@@ -583,8 +597,8 @@ class ClipSam(AnomalibModule):
             self.post_processor.use_thresholds(thresholds.image, thresholds.pixel)
 
     def on_validation_end(self) -> None:
-        """Log how many images SAM skipped."""
-        self._log_share()
+        """Count the pictures that SAM skipped, for the end of the pass."""
+        self._count_share()
 
     on_test_end = on_predict_end = on_validation_end
 
@@ -613,8 +627,8 @@ class ClipSam(AnomalibModule):
                 total / 1e9,
             )
 
-    def _log_share(self) -> None:
-        """Log the share of images that SAM skipped, warn of pictures of another part, and count anew."""
+    def _count_share(self) -> None:
+        """Say how many pictures SAM skipped, warn of pictures of another part, and count anew."""
         judge = self.model.judge
         counts = [self.model.images_seen, self.model.images_refined]
         counts += [0, 0] if judge is None else [judge.judged, judge.unlike]
@@ -625,20 +639,16 @@ class ClipSam(AnomalibModule):
         if judge is not None:
             judge.unlike = judge.judged = 0
         if judged and unlike > judged / 2:
-            logger.warning(
-                "%d of %d pictures are unlike their references nearly everywhere. Are these of the same part, seen "
-                "in the same way?",
-                unlike,
-                judged,
+            line = (
+                f"{unlike} of {judged} {'tiles' if self.in_tiles else 'pictures'} are unlike their references nearly "
+                "everywhere. Are these of the same part, seen in the same way?"
             )
-        if seen:
-            skipped = seen - refined
-            logger.info(
-                "SAM skipped %d of %d images (%.0f %%), which have no extreme region.",
-                skipped,
-                seen,
-                100 * skipped / seen,
-            )
+            self.closing_lines.append((logging.WARNING, line))
+        skipped = seen - refined
+        if skipped:
+            share = f"{skipped} of {seen} pictures ({100 * skipped / seen:.0f} %)"
+            line = f"SAM skipped {share}: CLIP finds nothing suspicious in them."
+            self.closing_lines.append((logging.INFO, line))
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch, for the post-processor to calibrate on.
@@ -825,7 +835,7 @@ class ClipSam(AnomalibModule):
     def _good_parts(self) -> dict[str, Any] | None:
         """What a checkpoint holds of the good parts: their patches in half precision, and who they were."""
         judge = self.model.judge
-        if not isinstance(judge, FewShotJudge) or not judge.reference.memory:
+        if not isinstance(judge, FewShotJudge) or not judge.sources:
             return None
         return {
             "memory": [patches.half().cpu() for patches in judge.reference.memory],
@@ -981,6 +991,38 @@ class ClipSam(AnomalibModule):
     def compares_batch(self) -> bool:
         """Whether the pictures of a pass are compared with one another, so that each score depends on all."""
         return isinstance(self.model.judge, BatchJudge)
+
+    def explain_threshold(self, good_parts: str, by_hand: str) -> str | None:
+        """Say what the threshold rests on where neither labels nor the user have said it, and what moves it.
+
+        Args:
+            good_parts (str): Option that gives good parts.
+            by_hand (str): Option that sets a threshold.
+
+        Returns:
+            str | None: Two sentences; ``None`` where nothing need be said.
+        """
+        judge = self.model.judge
+        if not getattr(self.post_processor, "threshold_is_open", False):
+            return None
+        if judge is None or judge.thresholds is None:
+            return (
+                "The threshold, 0.5, is not fitted to these pictures: good ones may lie above it. A few good parts fit "
+                f"it, with {good_parts}; or set it with {by_hand}."
+            )
+        share = f"{100 * judge.passing_share:.0f} %"
+        if self.compares_batch:
+            return (
+                f"The threshold is what {share} of these pictures do not exceed: the rest are called defective, "
+                f"however many are. Look at the highest scores, and set it with {by_hand}."
+            )
+        if judge.passing_share < 1:
+            return f"The threshold lets {share} of the {self.k_shot} good parts pass. Set another with {by_hand}."
+        parts = "good part" if self.k_shot == 1 else f"{self.k_shot} good parts, each judged by the others"
+        return (
+            f"The threshold is the highest score of the {parts}. Expect at least 1 in {self.k_shot + 1} further good "
+            f"pictures above it: give more good parts to make that rarer, or set it with {by_hand}."
+        )
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:

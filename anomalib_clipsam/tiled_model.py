@@ -20,7 +20,9 @@ from anomalib_clipsam.tiles import Blend, TileGrid, Tiling, Window, plan_asks
 from anomalib_clipsam.torch_model import ClipSamModel, check_images
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable, Iterator
+
+    from anomalib_clipsam.clip.references.judges import Answer, Look
 
 WHOLE_WEIGHT = 0.4
 """What the look at the whole picture adds to its tiles' map; chosen on drawn pictures and photographs
@@ -97,55 +99,66 @@ class TiledClipSamModel(ClipSamModel):
             return ClipSamStages(anomaly_map, score, fused_map=anomaly_map, asks=((),))
         return self.refine(image, anomaly_map, score)
 
-    def localize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find where a picture looks damaged, and whether it does, by its tiles and the whole.
+    def count_looks(self, image: torch.Tensor) -> int:
+        """Give the number of tiles of a picture ``(1, 3, height, width)``."""
+        return len(self.grid(image))
+
+    def looks(self, image: torch.Tensor) -> Iterator[Look]:
+        """Look at the tiles of a picture, or at the whole where it is one tile.
 
         Args:
             image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
+
+        Yields:
+            tuple: Text map, text score and taps of some tiles, as :meth:`look` gives them.
+        """
+        grid = self.grid(image)
+        windows = list(grid)
+        for first in range(0, len(windows), self.tiling.batch):
+            some = windows[first : first + self.tiling.batch]
+            yield self.look(torch.cat([self._cut(image, grid, window) for window in some]))
+
+    def join(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
+        """Blend what text and references say of the tiles, and add what the text says of the whole.
+
+        Args:
+            image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
+            answers (Iterable[tuple]): Maps and scores of the tiles, in the order of :meth:`looks`.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: S_a ``(1, H, W)`` and the image score ``(1,)``, in [0, 1].
         """
         grid = self.grid(image)
-        whole_map, whole_score = self.look_at_whole(image, grid)
         if len(grid) == 1:
-            return whole_map, whole_score
-        tile_map, tile_scores = self.look_at_tiles(image, grid)
+            anomaly_map, score = super().join(image, answers)
+            return _resize_map(anomaly_map, grid.size), score
+        tile_map, tile_scores = self.blend(image, answers)
+        whole_map, whole_score = self.look_at_whole(image)
         anomaly_map = (tile_map + WHOLE_WEIGHT * whole_map).clamp(max=1)
         return anomaly_map, join_scores(tile_scores, anomaly_map, whole_score)
 
-    def look_at_whole(self, image: torch.Tensor, grid: TileGrid) -> tuple[torch.Tensor, torch.Tensor]:
-        """Look at a whole picture at once.
-
-        Args:
-            image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
-            grid (TileGrid): Its tiles.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: Map ``(1, H, W)`` and image score ``(1,)``, in [0, 1]. References take
-            part where this is the only look.
-        """
-        shown = self._cut(image, grid, (0, 0, *grid.size))
-        anomaly_map, score = super().localize(shown) if len(grid) == 1 else self.look(shown)[:2]
+    def look_at_whole(self, image: torch.Tensor) -> Answer:
+        """Ask about the whole of a picture ``(1, 3, height, width)`` by text: map ``(1, H, W)`` and score ``(1,)``."""
+        grid = self.grid(image)
+        anomaly_map, score, _ = self.look(self._cut(image, grid, (0, 0, *grid.size)))
         return _resize_map(anomaly_map, grid.size), score
 
-    def look_at_tiles(self, image: torch.Tensor, grid: TileGrid) -> tuple[torch.Tensor, torch.Tensor]:
-        """Look at the tiles of a picture.
+    def blend(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
+        """Blend the maps of a picture's tiles.
 
         Args:
-            image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
-            grid (TileGrid): Its tiles.
+            image (torch.Tensor): ``(1, 3, height, width)``.
+            answers (Iterable[tuple]): See :meth:`join`.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: Blended map ``(1, H, W)``, and the score of each tile ``(N,)``.
         """
-        blend, scores, windows = Blend(grid, self.tiling.overlap, image.device), [], list(grid)
-        for first in range(0, len(windows), self.tiling.batch):
-            some = windows[first : first + self.tiling.batch]
-            maps, tile_scores = super().localize(torch.cat([self._cut(image, grid, window) for window in some]))
+        grid = self.grid(image)
+        blend, scores, windows = Blend(grid, self.tiling.overlap, image.device), [], iter(grid)
+        for maps, tile_scores in answers:
             scores.append(tile_scores)
-            for window, tile_map in zip(some, _resize_map(maps, grid.tile), strict=True):
-                blend.add(window, tile_map)
+            for tile_map in _resize_map(maps, grid.tile):
+                blend.add(next(windows), tile_map)
         return blend.result()[None], torch.cat(scores)
 
     def _cut(self, image: torch.Tensor, grid: TileGrid, window: Window, longer_side: int | None = None) -> torch.Tensor:

@@ -25,11 +25,12 @@ from anomalib_clipsam.fusion import Fusion, image_score
 from anomalib_clipsam.refiner import ClipSamStages, NotFiniteError, SamRefiner, not_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable, Iterator
 
     from anomalib_clipsam.clip import Localizer
     from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.references import Judge
+    from anomalib_clipsam.clip.references.judges import Answer, Look
     from anomalib_clipsam.cps import CascadedPrompts
     from anomalib_clipsam.ppg import PointPromptGenerator
 
@@ -164,8 +165,29 @@ class ClipSamModel(SamRefiner):
             known = self.judge.recall([picture_key(picture) for picture in image], image.device)
             if known is not None:
                 return known
-        text_map, text_score, taps = self.look(image)
-        return (text_map, text_score) if self.judge is None else self.judge(text_map, text_score, taps)
+        return self.join(image, (look[:2] if self.judge is None else self.judge(*look) for look in self.looks(image)))
+
+    def count_looks(self, image: torch.Tensor) -> int:
+        """Say in how many views pictures ``(B, 3, height, width)`` are seen: each as a whole."""
+        return len(image)
+
+    def looks(self, image: torch.Tensor) -> Iterator[Look]:
+        """Give the looks at pictures ``(B, 3, height, width)``: one, see :meth:`look`."""
+        yield self.look(image)
+
+    def join(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
+        """Join what text and references say of each look: of a single one, that.
+
+        Args:
+            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+            answers (Iterable[tuple]): Map ``(B, H, W)`` and score ``(B,)`` of each look, in order.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1].
+        """
+        del image
+        (answer,) = answers
+        return answer
 
     @torch.no_grad()
     def look(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:

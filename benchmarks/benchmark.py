@@ -271,11 +271,12 @@ def skipped_lite(architecture: str) -> Run:
 def localizer_judged(references: str, k_shot: int = 0) -> Run:
     """CLIP's map, joined with a reference."""
     from anomalib_clipsam.clip.references import build_judge
+    from anomalib_clipsam.torch_model import ClipSamModel
 
     localizer, image = build_localizer(), picture()
     judge = build_judge(localizer, references, k_shot, {})
     if k_shot:
-        judge.learn(torch.rand(k_shot, 3, 518, 518), localizer.with_taps)
+        judge.learn(torch.rand(k_shot, 3, 518, 518), ClipSamModel(localizer, 518, judge=judge))
     return lambda: judge(*localizer.with_taps(resize(image, [518, 518])))
 
 

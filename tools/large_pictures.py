@@ -10,6 +10,7 @@ surfaces are photographs that are kept for validation. Choices are made on train
     python tools/large_pictures.py choose --photographs FOLDER  # side, overlap, share of the whole, image score
     python tools/large_pictures.py report --photographs FOLDER  # without tiles and with them, CLIP alone and whole
     python tools/large_pictures.py report --never_trained
+    python tools/large_pictures.py references --photographs FOLDER  # text alone, and with good parts
     python tools/large_pictures.py cost --sizes 3000 2000 12000 9000  # time and memory
     python tools/large_pictures.py example --to docs/large.png
     python tools/large_pictures.py real --mvtec FOLDER/bottle --magnetic_tile FOLDER
@@ -35,6 +36,7 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.clip.references import Combination
 from anomalib_clipsam.demo import canvas, defects, drawing, textures
 from anomalib_clipsam.demo.canvas import SIZE, rgb
 from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
@@ -97,10 +99,13 @@ def lay_out(photographs: photo_pairs.Photographs, rng: np.random.Generator, size
     return image[: size[0], : size[1]]
 
 
-def draw_tray(category: str, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lay parts of a category out on a plain ground: picture, and where the parts are."""
-    cell = int(rng.integers(230, 420))
-    ground = rng.uniform(0.25, 0.8) + 0.06 * rng.standard_normal(3)
+def draw_tray(
+    category: str, rng: np.random.Generator, size: tuple[int, int], style: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay parts of a category out on a plain ground, which ``style`` says: picture, and where the parts are."""
+    style = style or rng
+    cell = int(style.integers(230, 420))
+    ground = style.uniform(0.25, 0.8) + 0.06 * style.standard_normal(3)
     image = np.ones((*size, 3), np.float32) * ground.astype(np.float32)
     host = np.zeros(size, np.float32)
     for top in range(0, size[0] - cell // 2, cell):
@@ -201,6 +206,89 @@ def draw_large(
     return Large(finish(image, rng), mask)
 
 
+@dataclass(frozen=True)
+class Product:
+    """Good parts of a product to compare with, and pictures of it to test, half of them good."""
+
+    good: list[torch.Tensor]
+    pictures: list[Large]
+
+
+def draw_product(
+    kind: str, category: str, seed: tuple[int, ...], photographs: photo_pairs.Photographs | None, longest: int
+) -> Product:
+    """Draw four good parts and four pictures of one product.
+
+    They are places of one surface that do not overlap, or trays of the same kind. A photographed surface repeats its
+    photograph: each place of it is turned by up to 3 degrees and scaled by up to 5 %.
+    """
+    rng, cells, drawn = np.random.default_rng(seed), 3, []
+    longer = int(rng.integers(1100, longest + 1))
+    size = (int(rng.integers(300, 600)) if kind == "strip" else int(longer / rng.uniform(1, 1.5)), longer)
+    if kind == "photograph":
+        canvas = lay_out(photographs, rng, (cells * longer, cells * longer))
+    elif kind != "tray":
+        canvas = draw_layers(category, rng, cells * longer)[0]
+    for number in range(8):
+        host = np.ones(size, bool)
+        if kind == "tray":
+            image, host = draw_tray(category, rng, size, np.random.default_rng((*seed, 1)))
+        else:
+            top, left = (longer * place for place in divmod(number, cells))
+            image = canvas[top : top + longer, left : left + longer]
+            if kind == "photograph":
+                turn = cv2.getRotationMatrix2D((longer / 2, longer / 2), rng.uniform(-3, 3), rng.uniform(0.95, 1.05))
+                image = cv2.warpAffine(
+                    image, turn, (longer, longer), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+                )
+            image = image[: size[0]]
+        image, mask = np.clip(image, 0, 1), np.zeros(size, bool)
+        for _ in range(int(rng.integers(1, 4)) if number % 2 and number > 3 else 0):
+            image, added = befall(image, host, rng)
+            mask |= added
+        drawn.append(Large(finish(image, rng), mask))
+    return Product([tensor(part.image)[0] for part in drawn[:4]], drawn[4:])
+
+
+@torch.no_grad()
+def compare_references(kinds: list[str], products: int, folder: Path | None, longest: int, k_shot: int) -> None:
+    """Print what good parts bring beside the text, with tiles, by the share of the text in map and score."""
+    surfaces = [category for category in TRAINING_CATEGORIES if is_texture(category) and category != NOT_LARGE]
+    objects = [category for category in TRAINING_CATEGORIES if category not in (*surfaces, NOT_LARGE)]
+    photographs = None if folder is None else photo_pairs.Photographs(folder, validation=True)
+    model = ClipSam(weights="lite", class_name="object", refine=False, tiles="auto", k_shot=k_shot).eval()
+    own = model.model.judge.combination
+    joins = {"text alone": Combination(1.0, 1.0)}
+    joins |= {f"text share {share}": Combination(share, share) for share in (0.5, 0.7, 0.85)}
+    joins |= {f"as it is ({own.text_share} in the map, {own.text_score_share} in the score)": own}
+    print(f"| {k_shot} good parts | F1-max | image AUROC | good above the threshold | defective |")
+    print("|---|---|---|---|---|")
+    for kind in kinds:
+        found = {name: (Curve(), [], []) for name in joins}
+        for number in tqdm(range(products), desc=kind, leave=False):
+            categories = objects if kind == "tray" else surfaces
+            category = categories[number % len(categories)]
+            product = draw_product(kind, category, (29, zlib.crc32(kind.encode()), number), photographs, longest)
+            model.set_references(product.good[:k_shot])
+            judge, inner = model.model.judge, model.model
+            for picture in product.pictures:
+                image = tensor(picture.image)
+                looks = [
+                    (text, score, judge.calibration(judge.reference(taps, tuple(text.shape[-2:]))))
+                    for text, score, taps in inner.looks(image)
+                ]
+                for name, join in joins.items():
+                    anomaly_map, score = inner.join(image, (join(*looked) for looked in looks))
+                    curve, scores, called = found[name]
+                    curve.add(anomaly_map[0].numpy(), picture.mask)
+                    scores.append(float(score))
+                    called.append(scores[-1] > (judge.thresholds.image if join is own else 0.5))
+        label = np.arange(4 * products) % 2 == 1
+        for name, (curve, scores, called) in found.items():
+            shares = [np.mean(np.array(called)[label == damaged]) for damaged in (False, True)]
+            print(row(f"{kind}, {name}", [curve.f1_max(), roc_auc_score(label, scores), *shares]), flush=True)
+
+
 def draw_groups(
     per_group: int, folder: Path | None, longest: int, only: list[str] | None, *, held_out: bool
 ) -> dict[str, list[Large]]:
@@ -269,9 +357,8 @@ def look(model: ClipSam, picture: Large) -> Looks:
     """Look at tiles and whole, whatever the picture's size."""
     inner, image = model.model, tensor(picture.image)
     inner.set_class_name("object")
-    grid = inner.grid(image)
-    whole, score = inner.look_at_whole(image, grid)
-    tiles, scores = inner.look_at_tiles(image, grid)
+    whole, score = inner.look_at_whole(image)
+    tiles, scores = inner.blend(image, (looked[:2] for looked in inner.looks(image)))
     return Looks(tiles[0].numpy(), scores.numpy(), whole[0].numpy(), float(score))
 
 
@@ -454,12 +541,13 @@ def cost(sizes: list[int], tiles: str | int, tile_batch: int) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("choose", "report", "real", "cost", "example"))
+    parser.add_argument("command", choices=("choose", "report", "references", "real", "cost", "example"))
     parser.add_argument("--photographs", type=Path, help="folder of the photographs; without it, drawn pictures alone")
-    parser.add_argument("--per_group", type=int, default=6, help="pictures of each kind, half of them good")
+    parser.add_argument("--per_group", type=int, default=6, help="pictures, or products, of each kind")
     parser.add_argument("--kinds", nargs="+", help="kinds of pictures; all that can be drawn if not given")
     parser.add_argument("--longest", type=int, default=3000, help="longest side of a picture, in pixels")
     parser.add_argument("--never_trained", action="store_true", help="report: categories that were never trained on")
+    parser.add_argument("--k_shot", type=int, default=4, help="references: good parts of each product, 4 at most")
     parser.add_argument("--sides", type=int, nargs="+", default=[192, 256, 384], help="choose: sides of tiles")
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25], help="choose: overlaps")
     parser.add_argument("--mvtec", type=Path, nargs="*", default=[], help="real: categories as MVTec AD has them")
@@ -474,6 +562,10 @@ def main() -> None:
         return
     if args.command == "cost":
         cost(args.sizes, int(args.tiles) if args.tiles.isdigit() else args.tiles, args.tile_batch)
+        return
+    if args.command == "references":
+        kinds = args.kinds or ["surface", "strip", "tray", *(["photograph"] if args.photographs else [])]
+        compare_references(kinds, args.per_group, args.photographs, args.longest, args.k_shot)
         return
     if args.command == "real":
         groups = read_real(args.mvtec, args.magnetic_tile)

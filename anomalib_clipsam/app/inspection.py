@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils.boxes import masks_to_boxes
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME
@@ -25,9 +25,9 @@ from anomalib_clipsam.lightning_model import ClipSam
 from anomalib_clipsam.messages import printable
 from anomalib_clipsam.passes.pictures import FORMATS, find_fault
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-from anomalib_clipsam.results.drawing import FOUND, fit, heat, outline
+from anomalib_clipsam.results.drawing import FOUND, fit, heat, orientation_of, outline, upright
 from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
-from anomalib_clipsam.results.visualizer import draw_prompts
+from anomalib_clipsam.results.visualizer import CROPS, draw_asks, draw_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +47,15 @@ class Look:
     """What the networks said of a picture. A threshold that moves needs no more.
 
     Args:
-        picture (Image.Image): The picture, its longer side :data:`PANEL` pixels.
+        picture (Image.Image): The picture as it is stored, its longer side :data:`PANEL` pixels.
         predictions (InferenceBatch): Score ``(1,)``, final map and SAM's mask ``(1, H, W)``, on the CPU, before any
             threshold.
         thresholds (Thresholds | None): What good parts pass; ``None`` without them.
         steps (dict[str, Image.Image]): Title -> panel, in the order of the method.
         class_name (str): Name that CLIP was asked about.
         notes (tuple[str, ...]): What a user should know, in sentences. Defaults to none.
+        orientation (int): How the picture is to be turned for a person, see
+            :func:`~anomalib_clipsam.results.drawing.orientation_of`. Defaults to ``1``, not at all.
     """
 
     picture: Image.Image
@@ -62,6 +64,7 @@ class Look:
     steps: dict[str, Image.Image]
     class_name: str
     notes: tuple[str, ...] = ()
+    orientation: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,18 @@ class Inspector:
 
     Args:
         weights (str): As ``weights`` of :class:`~anomalib_clipsam.lightning_model.ClipSam`. Defaults to ``"lite"``.
+        tiles (int | str | None): As ``tiles`` of the same. Defaults to ``None``.
     """
 
-    def __init__(self, weights: str = "lite") -> None:
-        self.model = ClipSam(weights=weights).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    def __init__(self, weights: str = "lite", tiles: int | str | None = None) -> None:
+        self.model = ClipSam(weights=weights, tiles=tiles).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._usual_judge = self.model.model.judge
         self._lock = Lock()  # the model holds one class name and one set of good parts at a time
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether pictures are seen in tiles, which are not compared with good parts here."""
+        return self.model.in_tiles
 
     @property
     def uses_class_name(self) -> bool:
@@ -121,8 +130,15 @@ class Inspector:
         if len(class_name) > LONGEST_NAME:
             msg = f"The class name has {len(class_name)} letters, and {LONGEST_NAME} are allowed. Give a shorter one."
             raise ValueError(msg)
-        image = read_upload(path)
         notes = []
+        if good and self.in_tiles:
+            msg = "Good parts in tiles take minutes, and this page looks at tiles. Take them out, or leave --tiles out."
+            raise ValueError(msg)
+        image = read_upload(path)
+        misfit = self.model.model.misfit(image.size) if self.in_tiles else None
+        if misfit is not None:
+            msg = f"{printable(Path(path).name)} {misfit}"
+            raise ValueError(msg)
         if len(good) > MOST_GOOD_PARTS:
             notes.append(f"Of the {len(good)} good parts, the first {MOST_GOOD_PARTS} are used.")
         parts = [self._fitted(read_upload(part)) for part in good[:MOST_GOOD_PARTS]]
@@ -133,7 +149,7 @@ class Inspector:
                 model.judge = self._usual_judge
                 if parts:
                     model.judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
-                    model.judge.learn(torch.cat(parts), model.look)
+                    model.judge.learn(torch.cat(parts), model)
                 shown = self._fitted(image)
                 unlike_before = 0 if model.judge is None else model.judge.unlike
                 stages = model.stages(shown)
@@ -144,16 +160,21 @@ class Inspector:
             notes.append("It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?")
         picture = fit(image, PANEL)
         steps = {"Text and good parts" if parts else "CLIP map": heat(picture, stages.anomaly_map[0])}
-        if stages.region is not None and stages.region.any():
-            steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:])
-        else:
+        orientation = orientation_of(path)
+        if stages.region is None or not stages.region.any():
             notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
+        elif stages.asks is not None:
+            steps[CROPS] = draw_asks(picture, stages)
+        else:
+            steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:], orientation)
+        steps = {title: upright(panel, orientation) for title, panel in steps.items()}
         answers = (stages.score, None, stages.fused_map, stages.mask)
         predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in answers))
-        return Look(picture, predictions, judge.thresholds if parts else None, steps, class_name, tuple(notes))
+        thresholds = judge.thresholds if parts else None
+        return Look(picture, predictions, thresholds, steps, class_name, tuple(notes), orientation)
 
     def _fitted(self, image: Image.Image) -> torch.Tensor:
-        """Resize a picture to what the model takes, ``(1, 3, S, S)``, as anomalib's passes do."""
+        """Make of a picture what the model takes, as anomalib's passes do: ``(1, 3, S, S)``, for tiles its own size."""
         pixels = to_dtype(to_image(image), torch.float32, scale=True)
         return self.model.pre_processor(pixels[None]).to(self.model.device)
 
@@ -195,19 +216,19 @@ def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.
         defective=bool(decided.pred_label),
         regions=len(boxes),
         share=mask.float().mean().item(),
-        outlined=outline(look.picture, mask, FOUND),
-        map=heat(look.picture, decided.anomaly_map[0]),
+        outlined=upright(outline(look.picture, mask, FOUND), look.orientation),
+        map=upright(heat(look.picture, decided.anomaly_map[0]), look.orientation),
     )
 
 
 def read_upload(path: str | Path) -> Image.Image:
-    """Read a picture that somebody sent, upright. Nothing is decoded before its size is known to be allowed.
+    """Read a picture that somebody sent. Nothing is decoded before its size is known to be allowed.
 
     Args:
         path (str | Path): The file.
 
     Returns:
-        Image.Image: RGB. A photograph that a telephone has stored lying is turned.
+        Image.Image: RGB, as it is stored: anomalib reads a photograph that was stored lying in the same way.
 
     Raises:
         FileNotFoundError: If it is gone.
@@ -237,4 +258,4 @@ def read_upload(path: str | Path) -> Image.Image:
         msg = f"{name} {fault}."
         raise ValueError(msg)
     with Image.open(path, formats=FORMATS) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return image.convert("RGB")

@@ -65,6 +65,7 @@ CSS = """
 }
 """
 STEPS = {
+    "crops": "Orange: the most suspicious places. Yellow: what SAM was shown of the picture.",
     "CLIP map": "Where CLIP sees damage rather than a flawless part.",
     "Text and good parts": "Where CLIP sees damage, or something that no good part has.",
     "Extreme region": "Orange: the most suspicious place. Blue: the ring around it.",
@@ -110,7 +111,13 @@ def build_page(inspector: Inspector) -> Any:
                 # Gradio's own opens the file, and says what PIL says. A subclass would have Gradio write a `.pyi` file.
                 picture.preprocess = lambda payload: payload and payload.path
                 example = gr.Button("Use a drawn part", size="sm")
-                good = gr.File(label="Good parts (optional)", file_count="multiple", file_types=["image"], height=170)
+                good = gr.File(
+                    label="Good parts (optional)",
+                    file_count="multiple",
+                    file_types=["image"],
+                    height=170,
+                    visible=not inspector.in_tiles,
+                )
                 name = gr.Textbox(
                     label="Name of the part (optional)",
                     placeholder="such as leather or metal nut",
@@ -141,8 +148,9 @@ def build_page(inspector: Inspector) -> Any:
                 answer = gr.HTML("", elem_id="answer")
                 steps = gr.HTML("", elem_id="steps")
         gr.HTML(
-            "<p>With good parts, 0.5 is the score that all of them pass. Up to "
-            f"{MOST_GOOD_PARTS} are compared, each with the others too.</p>"
+            "<p>Without good parts, 0.5 is not fitted to your part, and good ones may lie above it. With good parts, "
+            f"0.5 is the score that all of them pass. Up to {MOST_GOOD_PARTS} are compared, each with the others "
+            "too.</p>"
             f"<p>Files may have {MOST_BYTES // 2**20} MB and {MOST_PIXELS // 10**6} megapixels. They stay on the "
             "machine that runs this page, and are deleted after an hour, or when it ends.</p>",
             elem_id="foot",
@@ -346,24 +354,25 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(msg) from error
 
 
-def serve(weights: str, host: str, port: int) -> None:
+def serve(weights: str, host: str, port: int, tiles: int | str | None = None) -> None:
     """Serve the page until Ctrl+C.
 
     Args:
         weights (str): As ``weights`` of ClipSam.
         host (str): Name or address to listen on.
         port (int): Port.
+        tiles (int | str | None): As ``tiles`` of ClipSam. Defaults to ``None``.
 
     Raises:
         ImportError: If Gradio is not installed.
         OSError: If the address is taken.
-        ValueError: If there are no such weights.
+        ValueError: If there are no such weights or tiles.
     """
     with uploads(), listen(host, port) as address:
         _gradio()  # which makes its folder when it is imported
         import uvicorn
 
-        server = build_server(Inspector(weights))
+        server = build_server(Inspector(weights, tiles))
         shown = f"[{host}]" if ":" in host else host
         print(f"Open http://{shown}:{address.getsockname()[1]} in a browser. Ctrl+C ends the server.", flush=True)
         if not ip_address(address.getsockname()[0]).is_loopback:

@@ -14,7 +14,7 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.results.drawing import TRUTH, WHITE, fit, heat, outline
+from anomalib_clipsam.results.drawing import TRUTH, WHITE, fit, heat, orientation_of, outline, upright
 from anomalib_clipsam.results.visualizer import draw_stages, has_stages
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class ReportPictures(Visualizer):
             if item.pred_mask is not None:
                 result = outline(result, item.pred_mask.squeeze(), WHITE)
             drawn["result"] = result
+            orientation = orientation_of(path)
+            drawn = {name: upright(panel, orientation) for name, panel in drawn.items()}
             stages = {}
             if has_stages(pl_module):
                 panels = draw_stages(pl_module, batch.image[index : index + 1], item, SIZE)

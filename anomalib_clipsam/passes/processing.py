@@ -135,6 +135,12 @@ class ClipSamPostProcessor(PostProcessor):
         """Whether a validation pass would change a threshold: not where both are set by hand."""
         return None in self.by_hand.values()
 
+    @property
+    def threshold_is_open(self) -> bool:
+        """Whether neither labels nor the user have said from which score on a picture is defective."""
+        by_user = self.by_hand["image"] is not None or "image_sensitivity" in self._chosen
+        return self.enable_thresholding and not self.calibrated and not by_user
+
     def use_thresholds(self, image: float, pixel: float) -> None:
         """Use thresholds that good parts, or the bulk of a batch, say, unless labels or the user have said others.
 

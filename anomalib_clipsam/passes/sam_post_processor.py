@@ -305,7 +305,7 @@ class SamPostProcessor(PostProcessor):
         self.images_seen = self.images_refined = 0
         if seen:
             skipped = seen - refined
-            logger.info("SAM skipped %d of %d images, which have no extreme region.", skipped, seen)
+            logger.info("SAM skipped %d of %d pictures: the map finds nothing suspicious in them.", skipped, seen)
 
     on_predict_end = on_test_end
 

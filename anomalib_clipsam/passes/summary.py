@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The last line of a pass: how many pictures, how many of them defective, and where they are drawn."""
+"""The last lines of a pass: what made its threshold, how many pictures are defective, and where they are drawn."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GOOD_PARTS, BY_HAND = "--model.k_shot 4 --model.few_shot_source FOLDER", "--model.image_threshold"
+"""What anomalib's command line is given for good parts, and for a threshold."""
+
 
 class PassSummary(Callback):
-    """Say what a test or predict pass found, in one line, once.
+    """Say what a test or predict pass found, in one line, once, and before it what else is to be said of a pass.
 
-    It is printed where there is a progress bar, and logged where there is none.
+    The line is printed where there is a progress bar, and logged where there is none. What the model has in its
+    ``closing_lines`` is logged here, since a log line would break the progress bar before.
     """
 
     def __init__(self) -> None:
@@ -62,11 +66,18 @@ class PassSummary(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say it, below all that the pass has printed."""
+        lines = getattr(pl_module, "closing_lines", [])
+        for level, line in lines if trainer.is_global_zero else ():
+            logger.log(level, line)
+        lines.clear()
         if stage not in ("test", "predict") or not trainer.is_global_zero or not self.counts[0]:
             return
         visualizer = getattr(pl_module, "visualizer", None)
         if getattr(visualizer, "sums_up", False):
             return
+        origin = pl_module.explain_threshold(GOOD_PARTS, BY_HAND) if hasattr(pl_module, "explain_threshold") else None
+        if origin is not None:
+            logger.info(origin)
         line = summarize(self.counts.tolist(), find_pictures(trainer, visualizer))
         if trainer.progress_bar_callback is None:
             logger.info(line)

@@ -16,11 +16,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from anomalib_clipsam.passes.pictures import PictureLoader, list_files
+from anomalib_clipsam.passes.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anomalib.data import Batch
+    from lightning import Trainer
 
 SEED = 0
 """Seed of the order of pictures: folders that are read one after the other are spread over all parts of a batch."""
@@ -66,6 +68,20 @@ class WholePass:
     def __len__(self) -> int:
         """Give the number of batches."""
         return sum(-(-len(order) // (loader.batch_size or 1)) for loader, order in self.parts)
+
+    def shown(self, trainer: Trainer) -> Iterator[Batch]:
+        """Read the batches under a progress bar, where the pass has one.
+
+        Args:
+            trainer (Trainer): Trainer of the pass.
+
+        Yields:
+            Batch: The batches.
+        """
+        with progress(trainer, "Comparing all pictures", len(self)) as advance:
+            for batch in self:
+                yield batch
+                advance(1)
 
     def __iter__(self) -> Iterator[Batch]:
         """Read the batches."""

@@ -96,6 +96,11 @@ def describe(item: ImageItem) -> Description:
     )
 
 
+def count_pictures(number: int) -> str:
+    """Give a number of pictures in words, such as ``"1 picture"`` or ``"1,200 pictures"``."""
+    return f"{number:,} picture{'s' * (number != 1)}"
+
+
 def parts_of(mask: np.ndarray) -> list[tuple[Box, np.ndarray]]:
     """Find the connected parts of a mask; pixels that touch by a corner are connected, as in anomalib.
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import torch
 from anomalib.visualization.image.functional import visualize_anomaly_map, visualize_mask
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import to_pil_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 POSITIVE, NEGATIVE, RING, BOX = (0, 158, 115), (213, 94, 0), (86, 180, 233), (240, 228, 66)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -29,6 +32,10 @@ FAINT, THRESHOLD, OPACITY = 0.25, 0.5, 0.65
 """A map is invisible up to the first value, and as opaque as the last from the second on."""
 WIDE = 256
 """Longer side of a panel, in pixels, from which on outlines are two pixels wide."""
+SPECK = 3e-4
+"""Share of a panel below which a part of a mask is outlined thinly, as holes are."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations of EXIF that swap width and height."""
 MARGIN, GAP = 14, 8
 HEADING, CAPTION = 18, 13
 """Sizes of letters, in pixels."""
@@ -79,23 +86,71 @@ def fill(picture: Image.Image, mask: torch.Tensor, color: tuple[int, int, int]) 
 
 
 def outline(picture: Image.Image, mask: torch.Tensor, color: tuple[int, int, int]) -> Image.Image:
-    """Draw the outline of a mask, with a rim that shows it on parts of its own colour too, see :func:`fill`."""
-    inside = (_resized(mask, picture) > 0.5)[None].float()
+    """Draw the outline of a mask, with a rim that shows it on parts of its own colour too, see :func:`fill`.
+
+    All of the mask's borders are drawn. Those of holes and specks are thin, lest they look like the finding.
+    """
+    inside = (_resized(mask, picture) > 0.5).numpy().astype(np.uint8)
     drawn = picture.convert("RGBA")
+    large = torch.from_numpy(_without_details(inside))
     wide = int(max(picture.size) >= WIDE)
     for steps, shade in ((wide + 1, BLACK if color == WHITE else WHITE), (wide, color), (0, color)):
-        grown = F.max_pool2d(inside, 2 * steps + 1, stride=1, padding=steps)[0] > 0
+        grown = F.max_pool2d(large[None].float(), 2 * steps + 1, stride=1, padding=steps)[0] > 0
         drawn = Image.alpha_composite(drawn, visualize_mask(grown, mode="contour", color=shade))
-    return drawn.convert("RGB")
+    details = visualize_mask(torch.from_numpy(inside) != large, mode="contour", color=color)
+    return Image.alpha_composite(drawn, details).convert("RGB")
 
 
-def mark(picture: Image.Image, points: Sequence[tuple[float, float, int]]) -> Image.Image:
+def _without_details(inside: np.ndarray) -> np.ndarray:
+    """Fill the holes of a mask ``(H, W)`` of 0 and 1, and leave out its specks."""
+    outer, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(inside), outer, -1, 1, cv2.FILLED)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(filled, connectivity=8)
+    return filled * (stats[:, cv2.CC_STAT_AREA] >= SPECK * inside.size)[labels].astype(np.uint8)
+
+
+def orientation_of(path: str | Path | None) -> int:
+    """Give the orientation that a photograph's EXIF data names: 1 for as it is stored, also where none is named.
+
+    anomalib reads pixels as they are stored, and so do scores, masks and boxes here. Only what people look at is
+    turned.
+
+    Args:
+        path (str | Path | None): The file; ``None``, or one that is gone, has none.
+
+    Returns:
+        int: From 1 to 8.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, AttributeError):  # no file any more, or no path
+        return 1
+
+
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture as a viewer of photographs would.
+
+    Args:
+        picture (Image.Image): The picture, as it is stored.
+        orientation (int): See :func:`orientation_of`.
+
+    Returns:
+        Image.Image: A new picture.
+    """
+    turned = picture.copy()
+    turned.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(turned)
+
+
+def mark(picture: Image.Image, points: Sequence[tuple[float, float, int]], sideways: bool = False) -> Image.Image:
     """Draw points: a disc with a plus for a positive one, with a minus for a negative one.
 
     Args:
         picture (Image.Image): The picture.
         points (Sequence[tuple[float, float, int]]): x, y in pixels; 1 for a positive, 0 for a negative, -1 for no
             point.
+        sideways (bool): Whether the picture will be turned by 90 degrees, and the minus with it. Defaults to ``False``.
 
     Returns:
         Image.Image: A new picture.
@@ -107,9 +162,10 @@ def mark(picture: Image.Image, points: Sequence[tuple[float, float, int]]) -> Im
             continue
         disc = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(disc, fill=POSITIVE if label else NEGATIVE, outline=WHITE)
-        draw.line((x - radius / 2, y, x + radius / 2, y), fill=WHITE, width=2)
-        if label:
-            draw.line((x, y - radius / 2, x, y + radius / 2), fill=WHITE, width=2)
+        across = (x - radius / 2, y, x + radius / 2, y)
+        down = (x, y - radius / 2, x, y + radius / 2)
+        for line in (across, down) if label else (down if sideways else across,):
+            draw.line(line, fill=WHITE, width=2)
     return marked
 
 

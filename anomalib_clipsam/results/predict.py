@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib.data import PredictDataset
 from anomalib.data.utils import get_image_filenames
+from anomalib.data.utils.image import is_image_file
 from anomalib.engine import Engine
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -28,11 +29,50 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib.models import AnomalibModule
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
 MOST_GOOD_PARTS = 8
 """Most good parts of a folder that pictures are compared with: more cost time and memory, and bring little."""
+
+
+class Pictures(PredictDataset):
+    """Pictures of any name: anomalib's own listing refuses a folder for one letter outside ASCII.
+
+    Args:
+        files (Sequence[Path]): The pictures.
+        transform (nn.Module | None): What to do with each. Defaults to ``None``, nothing.
+    """
+
+    def __init__(self, files: Sequence[Path], transform: nn.Module | None = None) -> None:
+        self.image_filenames = list(files)
+        self.transform = transform
+
+
+def list_pictures(path: Path) -> list[Path]:
+    """List the pictures of a folder and its subfolders, in the order of their names.
+
+    Args:
+        path (Path): The folder, or one picture.
+
+    Returns:
+        list[Path]: Files with one of the endings that anomalib knows.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there is no picture.
+    """
+    if not path.exists():
+        msg = f"'{path}' does not exist. Give a folder of pictures, or one picture."
+        raise FileNotFoundError(msg)
+    found = [path.resolve()] if path.is_file() else path.resolve().rglob("*")
+    files = sorted(file for file in found if is_image_file(file))
+    if not files:
+        what = "is no picture by its name" if path.is_file() else "has no pictures"
+        msg = f"'{path}' {what}. Give a folder of files such as .png, .jpg, .bmp or .tif, or one of them."
+        raise ValueError(msg)
+    return files
 
 
 class Share(Sampler[int]):
@@ -168,10 +208,11 @@ def write_predictions(
         OSError: If a file cannot be read or written.
         ValueError: If no picture can be scored, or an argument is wrong.
     """
-    dataset = PredictDataset(folder, transform=getattr(model.pre_processor, "transform", None))
-    dataset.image_filenames = leave_out_results(dataset.image_filenames, folder, to)
+    files = leave_out_results(list_pictures(folder), folder, to)
+    dataset = Pictures(files, getattr(model.pre_processor, "transform", None))
     if to.suffix == ".csv" or to.is_file():
         model.visualizer, scored = PredictionTable(to), set()
+        model.visualizer.sums_up = True
     else:
         drawer = ResultVisualizer() if pictures else None
         model.visualizer = PredictionFolder(to, folder, dataset.image_filenames, drawer)
@@ -195,6 +236,8 @@ def write_predictions(
                 **trainer,
             )
             engine.predict(model, dataloaders=loader, ckpt_path=checkpoint, return_predictions=False)
-    if rank_zero_only.rank:
-        return ""
-    return model.visualizer.finish() if isinstance(model.visualizer, PredictionFolder) else f"Wrote {to}."
+        explain = getattr(model, "explain_threshold", None)  # another model of anomalib has none
+        origin = explain and explain("--good FOLDER", "--threshold")
+        if origin is not None and not rank_zero_only.rank:
+            logger.info(origin)
+    return "" if rank_zero_only.rank else model.visualizer.finish()

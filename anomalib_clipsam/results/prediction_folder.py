@@ -28,7 +28,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from anomalib_clipsam.results.coco import to_coco
-from anomalib_clipsam.results.describe import DIGITS, describe
+from anomalib_clipsam.results.describe import DIGITS, count_pictures, describe
 from anomalib_clipsam.results.visualizer import image_threshold, own_name
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ class PredictionFolder(BasePredictionWriter):
         if missing:
             found += f", {missing:,} not scored"
         places = [*made, *(name for name in ("masks", "pictures") if (self.folder / name).exists())]
-        pictures = "picture" if len(self.states) == 1 else "pictures"
-        return f"{len(self.states):,} {pictures}: {found}. In {self.folder}: {', '.join(places)}."
+        return f"{count_pictures(len(self.states))}: {found}. In {self.folder}: {', '.join(places)}."
 
     def _relative(self, file: str) -> Path:
         """Name a picture as seen from the folder of the pictures."""

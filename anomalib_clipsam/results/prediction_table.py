@@ -10,13 +10,14 @@ Example:
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib.visualization import Visualizer
 
-from anomalib_clipsam.results.describe import describe
+from anomalib_clipsam.results.describe import count_pictures, describe
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
@@ -36,15 +37,21 @@ class PredictionTable(Visualizer):
 
     Args:
         path (str | Path): The CSV file; an old one is replaced.
+
+    Attributes:
+        sums_up (bool): Whether its owner says what :meth:`finish` gives, so that a pass needs no line at its end.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = Path(path)
+        self.sums_up = False
+        self.labels: Counter[str] = Counter()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the file, once, before any process adds to it."""
         del pl_module
+        self.labels.clear()
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write("wb", [COLUMNS])
@@ -63,9 +70,20 @@ class PredictionTable(Visualizer):
     ) -> None:
         """Write the lines of a batch at once: a stopped run leaves those that are done."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        self._write("ab", [to_line(item) for item in batch])
+        lines = [to_line(item) for item in batch]
+        self.labels.update(line[COLUMNS.index("label")] for line in lines)
+        self._write("ab", lines)
 
     on_test_batch_end = on_predict_batch_end
+
+    def finish(self) -> str:
+        """Say what this process has written.
+
+        Returns:
+            str: How many pictures, how many of them defective, and where the table is.
+        """
+        found = f"{self.labels['defective']:,} defective, {self.labels['good']:,} good"
+        return f"{count_pictures(self.labels.total())}: {found}. In {self.path}."
 
     def _write(self, mode: str, lines: list[tuple[str, ...]]) -> None:
         text = StringIO(newline="")

@@ -32,13 +32,16 @@ from anomalib_clipsam.results.drawing import (
     NEGATIVE,
     POSITIVE,
     RING,
+    SIDEWAYS,
     TRUTH,
     fill,
     fit,
     heat,
     mark,
+    orientation_of,
     outline,
     sheet,
+    upright,
 )
 from anomalib_clipsam.torch_model import ClipSamModel
 
@@ -53,6 +56,10 @@ if TYPE_CHECKING:
 
 QUALITY = {suffix: {"quality": 90} for suffix in (".jpg", ".jpeg", ".webp")}
 """How pictures are saved in formats that lose something."""
+CROPS = "Extreme region, crops that SAM saw"
+"""Title of a picture's panel in tiles."""
+LEGEND, LEGEND_WIDTH = " (green to red: above the threshold)", 230
+"""What a map's caption says of its colours, and the width of a panel from which on there is room for it, in pixels."""
 
 
 class PictureVisualizer(Visualizer):
@@ -126,8 +133,9 @@ class ResultVisualizer(PictureVisualizer):
     """Write a picture per image: the image, its true mask if there is one, the map and the outline of what was found.
 
     A line above has the verdict, the score and its threshold. Panels have the proportions of the file, and nothing but
-    map and outlines is drawn on them. The map is invisible where it is low. It is the default of
-    :class:`anomalib_clipsam.ClipSam`, and works with every model of anomalib.
+    map and outlines is drawn on them. The map is invisible where it is low. Photographs are turned upright as their
+    EXIF data say, here only: scores, masks and boxes are of the pixels as they are stored, which is how anomalib reads
+    them. It is the default of :class:`anomalib_clipsam.ClipSam`, and works with every model of anomalib.
 
     Args:
         field_size (int): Longer side of each panel, in pixels. Defaults to ``320``.
@@ -166,14 +174,16 @@ class ResultVisualizer(PictureVisualizer):
         if not isinstance(predictions, ImageItem):
             return [self.visualize(item, threshold) for item in predictions]
         item = predictions
-        picture = fit(read_picture(item), self.field_size)
+        picture, orientation = fit(read_picture(item), self.field_size), orientation_of(item.image_path)
         panels = {"picture": picture}
         if item.gt_mask is not None:
             panels["true mask"] = outline(picture, item.gt_mask.squeeze(), TRUTH)
         if item.anomaly_map is not None:
-            panels["map"] = heat(picture, item.anomaly_map.squeeze())
+            legend = LEGEND if upright(picture, orientation).width >= LEGEND_WIDTH else ""
+            panels[f"map{legend}"] = heat(picture, item.anomaly_map.squeeze())
         if item.pred_mask is not None:
             panels["outline"] = outline(picture, item.pred_mask.squeeze(), FOUND)
+        panels = {title: upright(panel, orientation) for title, panel in panels.items()}
         return sheet(panels, len(panels), *heading(item, threshold))
 
 
@@ -243,6 +253,8 @@ def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple
     if item.pred_label is None:
         return "Not judged", None, "   ".join(figures)
     defective = bool(item.pred_label)
+    if defective and item.pred_mask is not None and not item.pred_mask.any():
+        figures.append("nothing outlined: no region passes as a whole")
     if item.gt_label is not None and bool(item.gt_label) != defective:
         figures.append("a false alarm: labelled good" if defective else "missed: labelled defective")
     return "Defective" if defective else "Good", FOUND if defective else POSITIVE, "   ".join(figures)
@@ -352,7 +364,9 @@ def draw_item(
     with _uncounted(model):
         model.set_class_name(class_name or model.class_name)
         stages = model.stages(image)
-        text_map = stages.anomaly_map if model.judge is None else model.look(image)[0]
+        text_map = stages.anomaly_map
+        if model.judge is not None:
+            text_map, _ = model.join(image, (look[:2] for look in model.looks(image)))
     maps = {"CLIP map": text_map}
     if model.judge is not None:
         maps = {"CLIP map by text": text_map, "Text and references": stages.anomaly_map}
@@ -373,15 +387,16 @@ def _draw_all(
     if item.gt_mask is not None:
         panels = {"Image and true mask": outline(picture, item.gt_mask.squeeze(), TRUTH)}
     panels |= {title: heat(picture, values[0]) for title, values in maps.items()}
+    orientation = orientation_of(item.image_path)
     if stages.prompts is not None:
-        panels |= draw_prompts(picture, stages, frame_size, image_size)
+        panels |= draw_prompts(picture, stages, frame_size, image_size, orientation)
     elif stages.asks is not None and stages.region is not None:
-        panels["Extreme region, crops that SAM saw"] = _draw_asks(picture, stages)
+        panels[CROPS] = draw_asks(picture, stages)
     result = heat(picture, stages.fused_map[0])
     if item.pred_mask is not None:
         result = outline(result, item.pred_mask.squeeze(), TRUTH)
     panels[f"Result: {verdict(item, stages)}"] = result
-    return panels
+    return {title: upright(panel, orientation) for title, panel in panels.items()}
 
 
 def draw_prompts(
@@ -389,6 +404,7 @@ def draw_prompts(
     stages: ClipSamStages,
     frame_size: int,
     image_size: torch.Size,
+    orientation: int = 1,
 ) -> dict[str, Image.Image]:
     """Draw what PPG and CPS did with the first image of the stages.
 
@@ -397,6 +413,7 @@ def draw_prompts(
         stages (ClipSamStages): Its stages, with SAM's.
         frame_size (int): Side of SAM's input frame, in pixels.
         image_size (torch.Size): Height and width of the image as the model got it.
+        orientation (int): How the panels will be turned, for the signs of points. Defaults to ``1``, not at all.
 
     Returns:
         dict[str, Image.Image]: Title -> panel, in the order of the method.
@@ -419,15 +436,25 @@ def draw_prompts(
         ImageDraw.Draw(third).rectangle((x0 * x, y0 * y, x1 * x, y1 * y), outline=BOX, width=2)
     return {
         "Extreme region, ring": region,
-        f"{labels.count(1)} positive, {labels.count(0)} negative points": mark(region, points),
+        f"{labels.count(1)} positive, {labels.count(0)} negative points": mark(
+            region, points, sideways=orientation in SIDEWAYS
+        ),
         "Mask 1: points": first,
         "Mask 2: + mask 1": second,
         "Mask 3: + box, mask 2": third,
     }
 
 
-def _draw_asks(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
-    """Draw the extreme region of the first picture in tiles, and the crops that SAM saw."""
+def draw_asks(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
+    """Draw the extreme region of the first picture in tiles, and the crops that SAM saw.
+
+    Args:
+        picture (Image.Image): The picture, as large as the panel is to be.
+        stages (ClipSamStages): Its stages, with crops.
+
+    Returns:
+        Image.Image: A new picture.
+    """
     drawn = fill(picture, stages.region[0], NEGATIVE)
     height, width = stages.region.shape[-2:]
     x, y = picture.width / width, picture.height / height

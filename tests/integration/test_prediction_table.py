@@ -25,7 +25,7 @@ def test_command_writes_a_line_per_picture(
     main(
         ["predictions", str(parts / "defect"), "--to", "new/scores.csv", "--weights", "demo", "--class-name", "capsule"]
     )
-    assert capsys.readouterr().out.endswith("Wrote new/scores.csv.\n")
+    assert capsys.readouterr().out.endswith("\n4 pictures: 4 defective, 0 good. In new/scores.csv.\n")
     with Path("new/scores.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [Path(line["file"]).name for line in lines] == [f"{index}.png" for index in range(4)]

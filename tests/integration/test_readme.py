@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,10 @@ import torch
 import yaml
 from PIL import Image
 
+from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
 from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.passes.processing import ClipSamPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +75,12 @@ def test_readme_has_commands_and_programs() -> None:
     assert len(blocks("python")) >= 1
     fenced = re.findall(r"^```(\w*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
     assert set(fenced) <= {"bash", "python", ""}, "a language that no test knows"
+
+
+def test_readme_quotes_what_is_said_of_a_threshold() -> None:
+    model = SimpleNamespace(post_processor=ClipSamPostProcessor(), model=SimpleNamespace(judge=None))
+    said = ClipSam.explain_threshold(model, "--good FOLDER", "--threshold")
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_is_run_elsewhere_is_still_in_readme() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, ImageItem, PredictDataset
+from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -146,19 +147,107 @@ def test_no_seam_is_visible_in_the_map_of_a_flawless_surface(texture: str) -> No
     assert anomaly_map.max() < 0.1
 
 
-def test_a_checkpoint_found_without_tiles_is_refused_with_them(tmp_path: Path) -> None:
-    engine, model = Engine(default_root_dir=tmp_path), ClipSam(weights="lite", refine=False)
-    engine.trainer_arguments = None
+def checkpoint_of(model: ClipSam) -> dict:
+    """What Lightning and the model write into a checkpoint."""
     checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
     model.on_save_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match=r"made with tiles=None, and this model has tiles='auto'"):
-        ClipSam(weights="lite", refine=False, tiles="auto").on_load_checkpoint(checkpoint)
+    return checkpoint
 
 
-@pytest.mark.parametrize("references", [{"k_shot": 2}, {"references": "batch"}])
-def test_references_that_compare_whole_pictures_are_refused_with_tiles(references: dict) -> None:
-    with pytest.raises(ValueError, match="Good parts and the batch are compared as wholes"):
-        ClipSam(weights="lite", tiles="auto", **references)
+@pytest.mark.parametrize(("made_with", "own"), [(None, "auto"), ("auto", None), ("auto", 256)])
+def test_a_checkpoint_found_with_other_tiles_is_refused(made_with: str | None, own: str | int | None) -> None:
+    checkpoint = checkpoint_of(ClipSam(weights="lite", refine=False, tiles=made_with))
+    with pytest.raises(ValueError, match=f"made with tiles={made_with!r}, and this model has tiles={own!r}"):
+        ClipSam(weights="lite", refine=False, tiles=own).on_load_checkpoint(checkpoint)
+
+
+def test_a_batch_that_compares_whole_pictures_is_refused_with_tiles() -> None:
+    with pytest.raises(ValueError, match=r"The batch is compared as wholes\. With tiles, give good parts"):
+        ClipSam(weights="lite", tiles="auto", references="batch")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good parts of several sizes: two are cut into tiles, one is not."""
+    folder = tmp_path_factory.mktemp("good")
+    for number, size in enumerate(SIZES.values()):
+        Image.fromarray(surface("carpet", size, seed=number + 1)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(good: Path) -> ClipSam:
+    """A model that has seen these parts."""
+    few = {"k_shot": 3, "few_shot_source": str(good), "reference_options": {"memory_limit": 9000}}
+    model = ClipSam(weights="lite", class_name="carpet", tiles=256, refine=False, **few).eval()
+    model.learn_good_parts()
+    return model
+
+
+def test_good_parts_are_seen_in_tiles_too_and_share_a_bounded_memory(compared: ClipSam, good: Path) -> None:
+    """A part has a third of the memory: 6 tiles of 500 patches, 8 of 375, and a picture whose 1600 patches all fit."""
+    parts = [read_image(path, as_tensor=True)[None] for path in sorted(good.iterdir())]
+    assert [len(compared.model.grid(part)) for part in parts] == [6, 8, 1]
+    assert compared.model.judge.reference.size == 6 * 500 + 8 * 375 + 1600
+
+
+def test_thresholds_are_what_the_model_gives_for_each_good_part_with_the_patches_of_the_others(
+    compared: ClipSam, good: Path
+) -> None:
+    judge, peaks, scores = compared.model.judge, [], []
+    memory, spans = judge.reference.memory, [slice(0, 3000), slice(3000, 6000), slice(6000, 7600)]
+    for path, span in zip(sorted(good.iterdir()), spans, strict=True):
+        judge.reference.set_memory(tuple(torch.cat([tap[: span.start], tap[span.stop :]]) for tap in memory))
+        stages = compared.model.stages(read_image(path, as_tensor=True)[None])
+        peaks.append(stages.anomaly_map.amax().item())
+        scores.append(stages.score.item())
+    judge.reference.set_memory(memory)
+    assert judge.thresholds.pixel == pytest.approx(max(peaks), abs=1e-5)
+    assert judge.thresholds.image == pytest.approx(max(scores), abs=1e-5)
+
+
+def test_a_folder_is_compared_with_good_parts_in_tiles(compared: ClipSam, folder: Path, tmp_path: Path) -> None:
+    batches = Engine(default_root_dir=tmp_path).predict(compared, data_path=folder)
+    assert compared.post_processor.image_threshold.item() == pytest.approx(compared.model.judge.thresholds.image)
+    for batch in batches:
+        image = read_image(batch.image_path[0], as_tensor=True)[None]
+        torch.testing.assert_close(batch.anomaly_map, compared(image).anomaly_map, atol=1e-5, rtol=0)
+        assert bool(batch.pred_label)
+        row, column = np.unravel_index(int(batch.anomaly_map[0].argmax()), batch.anomaly_map[0].shape)
+        assert abs(int(row) - image.shape[-2] // 2 - 5) < 24
+        assert abs(int(column) - image.shape[-1] + 48) < 24
+
+
+def test_a_checkpoint_brings_good_parts_of_tiles_back(compared: ClipSam, folder: Path, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(compared)
+    torch.save({**checkpoint, "hyper_parameters": dict(compared.hparams)}, tmp_path / "a.ckpt")
+    loaded = ClipSam.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu").eval()
+    image = read_image(folder / "wide.png", as_tensor=True)[None]
+    for found, expected in zip(loaded(image)[:2], compared(image)[:2], strict=True):
+        torch.testing.assert_close(found, expected, atol=3e-3, rtol=0)  # the memory is kept in half precision
+    assert loaded.model.judge.thresholds == compared.model.judge.thresholds
+    with pytest.raises(ValueError, match="made with tiles=256, and this model has tiles=None"):
+        ClipSam(weights="lite", refine=False, k_shot=3).on_load_checkpoint(checkpoint)
+
+
+def test_good_parts_may_be_given_as_tensors_of_several_sizes(compared: ClipSam, good: Path) -> None:
+    given = ClipSam(weights="lite", class_name="carpet", tiles=256, refine=False, k_shot=3).eval()
+    given.model.judge.reference.memory_limit = 9000
+    given.set_references([read_image(path, as_tensor=True) for path in sorted(good.iterdir())])
+    assert given.model.judge.sources == compared.model.judge.sources
+    assert given.model.judge.thresholds == compared.model.judge.thresholds
+    with pytest.raises(ValueError, match="Give floats in"):
+        given.set_references([torch.rand(1, 3, 300, 300)])
+    with pytest.raises(TypeError, match="Give floats in"):
+        given.set_references([])
+
+
+def test_a_good_part_of_too_many_tiles_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (600, 600)).save(tmp_path / "0.png")
+    few = {"k_shot": 1, "few_shot_source": str(tmp_path)}
+    model = ClipSam(weights="lite", tiles=32, tile_overlap=0.75, refine=False, **few)
+    with pytest.raises(ValueError, match=r"A good part cannot be used: .*0\.png cannot be cut: 600 x 600 pixels make"):
+        model.learn_good_parts()
 
 
 def test_the_picture_itself_is_a_reference_for_each_of_its_tiles(model: ClipSam) -> None:

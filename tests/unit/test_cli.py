@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from anomalib_clipsam import __version__
 from anomalib_clipsam.cli import main
@@ -92,3 +93,44 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_without_a_command_it_says_what_there_is_and_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([])
+    out = " ".join(capsys.readouterr().out.split())
+    assert raised.value.code == 2
+    assert "To begin: anomalib-clipsam predictions FOLDER --weights lite --to results --pictures" in out
+    assert 0 < out.index("predictions find defects") < out.index("app try it") < out.index("prompts print")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("nowhere", "'nowhere' does not exist. Give a folder of pictures, or one picture."),
+        ("notes.txt", "'notes.txt' is no picture by its name. Give a folder of files such as .png, .jpg, .bmp or .tif"),
+        ("empty/", "'empty' has no pictures. Give a folder of files such as "),
+    ],
+)
+def test_wrong_path_is_said_before_weights_are_fetched(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if made.endswith("/"):
+        Path(made).mkdir()
+    elif made == "notes.txt":
+        Path(made).write_text("no picture", encoding="utf-8")
+    with pytest.raises(SystemExit) as raised:
+        main(["predictions", made.rstrip("/"), "--to", "out"])  # vit_b, which would be fetched
+    assert raised.value.code == 2
+    assert f"anomalib-clipsam predictions: {said}" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("out").exists()
+
+
+def test_good_parts_outside_ascii(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for folder in ("parts", "größe"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "a.png")
+    with pytest.raises(SystemExit):
+        main(["predictions", str(tmp_path / "parts"), "--to", str(tmp_path / "out"), "--good", str(tmp_path / "größe")])
+    assert "größe. anomalib takes paths of ASCII characters only. Rename that folder" in capsys.readouterr().err

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anomalib.data import PredictDataset
 from anomalib.data.utils.path import validate_path
 from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 
 from anomalib_clipsam import ClipSam, DrawnParts
-from anomalib_clipsam.command_line import find_for_users, sentence, settle
+from anomalib_clipsam.command_line import ToStderr, find_for_users, sentence, settle
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.weights import store
 
@@ -106,6 +108,18 @@ def test_folder_outside_ascii(shown: Callable) -> None:
     assert text.count("\n") == 1
 
 
+def test_what_is_no_picture_s_place(shown: Callable, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    for place, said in (
+        ("nowhere", f"Path does not exist: {tmp_path / 'nowhere'}. Give a folder of pictures, or one picture.\n"),
+        ("", f"Found 0 images in {tmp_path}. Give a folder of files such as "),
+        ("notes.txt", f"``filename`` is not an image file: {tmp_path / 'notes.txt'}. Give a file such as "),
+    ):
+        text = shown(raised(PredictDataset, tmp_path / place))
+        assert text.startswith(f"anomalib: {said}")
+        assert text.count("\n") == 1
+
+
 def test_pandas_3_and_mvtec_loco(shown: Callable) -> None:
     """The error alone may have any cause: it must come through anomalib's file."""
 
@@ -146,3 +160,10 @@ def test_log_lines_are_printed_once(shown: Callable, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(logging.getLogger(), "handlers", [RichHandler()])
     logging.getLogger("anomalib_clipsam.some").warning("alone")
     assert logging.getLogger().handlers[0].filters == []
+
+
+def test_log_lines_go_where_stderr_is_when_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, later = ToStderr(), StringIO()
+    monkeypatch.setattr(sys, "stderr", later)
+    handler.emit(logging.makeLogRecord({"msg": "a line"}))
+    assert later.getvalue() == "a line\n"

@@ -25,7 +25,6 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
@@ -33,12 +32,14 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
+from anomalib_clipsam.clip.references import Thresholds
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.compute.hashing import hash_tensors
 from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.frame import resize_image
 from anomalib_clipsam.fusion import Fusion, FusionArguments
 from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.passes.summary import PassSummary
 from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.torch_model import NotFiniteError
 from anomalib_clipsam.weights import store
@@ -207,28 +208,77 @@ def test_share_that_sam_skips_is_logged(
     engine = Engine(default_root_dir=tmp_path / "results", logger=False, accelerator="cpu", enable_progress_bar=False)
     with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
         engine.predict(model, data_path=three_pictures, return_predictions=False)
-        assert "SAM skipped 3 of 3 images (100 %)" in caplog.text
+        assert "SAM skipped 3 of 3 pictures (100 %): CLIP finds nothing suspicious in them." in caplog.messages
+        assert model.closing_lines == []
+        caplog.clear()
         model.model.ppg.min_score = 0.0
         engine.predict(model, data_path=three_pictures, return_predictions=False)
-        assert "SAM skipped 0 of 3 images (0 %)" in caplog.text
+        assert "SAM skipped" not in caplog.text
 
 
-def test_share_is_of_all_processes_and_said_once(
-    model: ClipSam, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_share_is_of_all_processes_and_said_once(model: ClipSam, caplog: pytest.LogCaptureFixture) -> None:
     """Each of two has seen a half of the pictures."""
     strategy = SimpleNamespace(reduce=lambda counts, reduce_op: 2 * counts if reduce_op == "sum" else 1 / 0)
     model._trainer = SimpleNamespace(strategy=strategy)
     with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
-        for rank in (0, 1):
-            monkeypatch.setattr(rank_zero_only, "rank", rank)
+        for main in (True, False):
             model.model.images_seen, model.model.images_refined = 4, 3
             model.on_predict_end()
             assert (model.model.images_seen, model.model.images_refined) == (0, 0)
+            PassSummary().teardown(SimpleNamespace(is_global_zero=main), model, "validate")
+            assert model.closing_lines == []
     model._trainer = None
-    assert [record.getMessage() for record in caplog.records] == [
-        "SAM skipped 2 of 8 images (25 %), which have no extreme region."
-    ]
+    assert caplog.messages == ["SAM skipped 2 of 8 pictures (25 %): CLIP finds nothing suspicious in them."]
+
+
+def test_threshold_is_explained_where_nobody_has_said_it(model: ClipSam) -> None:
+    assert model.explain_threshold("--good", "--threshold") == (
+        "The threshold, 0.5, is not fitted to these pictures: good ones may lie above it. A few good parts fit it, "
+        "with --good; or set it with --threshold."
+    )
+    judge = SimpleNamespace(thresholds=Thresholds(0.3, 0.4), passing_share=1.0)
+    stand_in = SimpleNamespace(
+        post_processor=model.post_processor, model=SimpleNamespace(judge=judge), k_shot=4, compares_batch=False
+    )
+
+    def explained() -> str | None:
+        return ClipSam.explain_threshold(stand_in, "--good", "--threshold")
+
+    assert explained() == (
+        "The threshold is the highest score of the 4 good parts, each judged by the others. Expect at least 1 in 5 "
+        "further good pictures above it: give more good parts to make that rarer, or set it with --threshold."
+    )
+    stand_in.k_shot = 1
+    assert explained().startswith("The threshold is the highest score of the good part. Expect at least 1 in 2 ")
+    judge.passing_share = 0.9
+    assert explained() == "The threshold lets 90 % of the 1 good parts pass. Set another with --threshold."
+    stand_in.compares_batch = True
+    assert explained() == (
+        "The threshold is what 90 % of these pictures do not exceed: the rest are called defective, however many are. "
+        "Look at the highest scores, and set it with --threshold."
+    )
+    judge.thresholds = None  # of fewer than five pictures
+    assert explained().startswith("The threshold, 0.5, is not fitted")
+
+
+@pytest.mark.parametrize(
+    "post_processor",
+    [
+        ClipSamPostProcessor(image_threshold=0.5),
+        ClipSamPostProcessor(image_sensitivity=0.5),
+        ClipSamPostProcessor(enable_thresholding=False),
+        PostProcessor(),
+    ],
+)
+def test_threshold_that_a_user_or_labels_have_said_is_not_explained(
+    model: ClipSam, post_processor: PostProcessor
+) -> None:
+    model.post_processor = post_processor
+    assert model.explain_threshold("", "") is None
+    model.post_processor = ClipSamPostProcessor()
+    assert model.explain_threshold("", "") is not None
+    model.post_processor.calibrated = True
+    assert model.explain_threshold("", "") is None
 
 
 def test_pictures_that_are_not_finite_are_named(model: ClipSam) -> None:

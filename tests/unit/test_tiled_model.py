@@ -96,7 +96,7 @@ def test_a_small_spot_of_a_large_picture_is_seen_at_its_own_scale_and_in_its_pla
 def test_clip_sees_no_more_tiles_at_once_than_was_asked_for(build: Build) -> None:
     model = build(refine=False, batch=3)
     model.stages(grey(300, 200))
-    whole, *tiles = model.localizer.seen
+    *tiles, whole = model.localizer.seen
     assert whole[0] == 1
     assert {shape[2:] for shape in tiles} == {(VIEW, VIEW)}
     assert max(shape[0] for shape in tiles) == 3

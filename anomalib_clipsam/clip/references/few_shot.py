@@ -3,8 +3,8 @@
 
 """A few good parts as reference: a patch that is like none of theirs is suspect.
 
-Letters: k good parts, R rotated copies of each, B pictures, T taps, C channels, h w patch grid, P = h * w patches, M
-patches in the memory.
+Letters: B pictures or tiles, each seen in one look, T taps, C channels, h w patch grid, P = h * w patches, M patches in
+the memory.
 
 References:
     - Chen et al., "APRIL-GAN", https://arxiv.org/abs/2305.17382
@@ -14,14 +14,9 @@ References:
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from anomalib_clipsam.clip.references.features import PictureReference, Taps, nearest_similarity, patches_of
-
-SEED = 0
-"""Seed of what ``KCenterGreedy`` leaves to chance, its projection and its first pick, so that every process and every
-run keeps the same patches."""
 
 
 def quarter_turns(images: torch.Tensor) -> list[torch.Tensor]:
@@ -44,9 +39,9 @@ class FewShotReference(PictureReference):
     order of scores is the same.
 
     Args:
-        memory_limit (int): Most patches in the memory of a tap. Where the good parts have more, anomalib's
-            ``KCenterGreedy`` picks, as for PatchCore. Defaults to ``32768``: eight parts and their quarter turns on a
-            grid of 32 x 32.
+        memory_limit (int): Most patches in the memory of a tap, shared equally among the good parts. Where a look at
+            them has more than its share, anomalib's ``KCenterGreedy`` picks, as for PatchCore. Defaults to ``32768``:
+            eight parts and their quarter turns on a grid of 32 x 32.
         join (bool): See :class:`~anomalib_clipsam.clip.references.features.Reference`. Defaults to ``False``.
         sigma (float): See there. Defaults to ``0``.
 
@@ -71,6 +66,11 @@ class FewShotReference(PictureReference):
         """
         return tuple(getattr(self, name) for name in self._names)
 
+    @property
+    def size(self) -> int:
+        """Number of patches M in the memory of a tap."""
+        return len(self.memory[0]) if self._names else 0
+
     def set_memory(self, memory: Taps) -> None:
         """Take patches as they are, from a checkpoint perhaps, in half precision perhaps.
 
@@ -84,80 +84,51 @@ class FewShotReference(PictureReference):
             self.register_buffer(name, patches.float(), persistent=False)
 
     @torch.no_grad()
-    def memorise(self, taps: Taps, copies: int = 1) -> torch.Tensor:
-        """Keep the patches of good parts, and judge each part by the others.
+    def memorise(self, taps: Taps, most: int | None = None) -> None:
+        """Add the patches of looks at good parts to the memory.
 
         Args:
-            taps (tuple[torch.Tensor, ...]): Grids ``(R * k, C_t, h_t, w_t)``: the k parts, then the k rotated, and so
-                on, as ``torch.cat(quarter_turns(images))`` orders square images.
-            copies (int): R, pictures of each part. Defaults to ``1``.
-
-        Returns:
-            torch.Tensor: Distances of each unrotated part, ``(k, T, h, w)``: to the nearest patch of the other parts. A
-            single part is judged by itself, see :meth:`_judge_single`. They say how far a good part may be, which
-            :class:`~anomalib_clipsam.clip.references.calibration.Calibration` needs.
-
-        Raises:
-            ValueError: If there is no picture, or their number is no multiple of ``copies``.
+            taps (tuple[torch.Tensor, ...]): Grids ``(B, C_t, h_t, w_t)``.
+            most (int | None): Most patches of each look and tap, 1 at least. Where a look has more, anomalib's
+                ``KCenterGreedy`` picks those that are farthest from one another. Defaults to ``None``: the memory's
+                limit, in equal shares.
         """
-        count, rest = divmod(len(taps[0]), copies)
-        if rest or not count:
-            msg = f"{len(taps[0])} pictures are no {copies} copies of each good part. Give every part as often."
-            raise ValueError(msg)
-        features = self.features(taps)
-        memory, left_out = [], []
-        for tap in features:
-            patches = patches_of(tap).unflatten(0, (copies, count))  # (R, k, P, C)
-            memory.append(self._bounded(patches.flatten(0, 2)))
-            similarity = [self._judge_single(tap)] if count == 1 else []
-            if count > 1:
-                parts = torch.arange(count, device=tap.device)
-                similarity = [
-                    nearest_similarity(patches[0, part], patches[:, parts != part].flatten(0, 2))
-                    for part in range(count)
-                ]
-            left_out.append(1 - torch.stack(similarity).unflatten(1, tap.shape[-2:]))
-        self.set_memory(tuple(memory))
-        return torch.stack(left_out, dim=1).clamp(min=0)
+        most = max(1, self.memory_limit // len(taps[0]) if most is None else most)
+        added = [torch.cat([_spread(look, most) for look in patches_of(tap)]) for tap in self.features(taps)]
+        self.set_memory(tuple(map(torch.cat, zip(self.memory, added, strict=True))) if self.memory else tuple(added))
 
     @staticmethod
-    def _judge_single(tap: torch.Tensor, apart: int = 3) -> torch.Tensor:
-        """Compare each patch of the first picture with its other patches that are more than ``apart`` steps away.
+    def distances_within(features: Taps, apart: int = 3) -> torch.Tensor:
+        """Compare each patch with those of its own picture that are more than ``apart`` steps away.
 
-        What occurs once in the part counts as far, so a single part is judged too strictly rather than too mildly.
-        [ours]
+        What occurs once in a picture counts as far, so a single good part is judged too strictly rather than too
+        mildly. [ours]
 
         Args:
-            tap (torch.Tensor): ``(R, C, h, w)``.
+            features (tuple[torch.Tensor, ...]): Grids ``(B, C_t, h, w)``, as :meth:`features` gives them.
             apart (int): Steps on the grid, in rows or columns. Defaults to ``3``.
 
         Returns:
-            torch.Tensor: Cosine similarity ``(P,)``.
+            torch.Tensor: Distances ``(B, T, h, w)``, at least 0.
         """
-        patches = patches_of(tap[:1])[0]  # (P, C)
-        place = torch.arange(len(patches), device=tap.device)
-        row, column = place // tap.shape[-1], place % tap.shape[-1]
+        height, width = features[0].shape[-2:]
+        place = torch.arange(height * width, device=features[0].device)
+        row, column = place // width, place % width
         steps = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())  # (P, P)
-        apart = min(apart, (max(tap.shape[-2:]) - 1) // 2)  # on a tiny grid too, every patch has one to compare with
-        return (patches @ patches.T).masked_fill(steps <= apart, -1).amax(dim=1)
+        near = steps <= min(apart, (max(height, width) - 1) // 2)  # on a tiny grid too, every patch has one to compare
+        grids = []
+        for tap in features:
+            patches = patches_of(tap)  # (B, P, C)
+            similarity = (patches @ patches.transpose(1, 2)).masked_fill(near, -1).amax(dim=-1)
+            grids.append((1 - similarity).unflatten(1, (height, width)))
+        return torch.stack(grids, dim=1).clamp(min=0)
 
-    def _bounded(self, patches: torch.Tensor) -> torch.Tensor:
-        """Pick at most ``memory_limit`` of the patches ``(M, C)``."""
-        if len(patches) <= self.memory_limit:
-            return patches
-        # Here, since the import loads all models of anomalib, and text prompts are printed without them.
-        from anomalib.models.components import KCenterGreedy
-
-        # half a patch more, as the sampler rounds its product down
-        sampler = KCenterGreedy(patches.cpu(), (self.memory_limit + 0.5) / len(patches))
-        # one generator, as a number would give every row of the projection the same columns
-        sampler.model.random_state = np.random.RandomState(SEED)  # what scikit-learn takes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            return sampler.sample_coreset().to(patches)
-
-    def distances(self, features: Taps) -> torch.Tensor:
+    def distances(self, features: Taps, without: slice | None = None) -> torch.Tensor:
         """Compare every patch with the memory. See :meth:`PictureReference.distances`.
+
+        Args:
+            features (tuple[torch.Tensor, ...]): See there.
+            without (slice | None): Part of the memory that does not count. Defaults to ``None``: all of it does.
 
         Raises:
             RuntimeError: If no good part is known.
@@ -165,8 +136,28 @@ class FewShotReference(PictureReference):
         if not self._names:
             msg = "No good part is known. Give some, by `k_shot` and `few_shot_source` or by `set_references`."
             raise RuntimeError(msg)
+        memory = self.memory
+        if without is not None:
+            memory = [torch.cat([patches[: without.start], patches[without.stop :]]) for patches in memory]
         grids = [
             (1 - nearest_similarity(patches_of(tap), patches)).unflatten(1, tap.shape[-2:])
-            for tap, patches in zip(features, self.memory, strict=True)
+            for tap, patches in zip(features, memory, strict=True)
         ]
         return torch.stack(grids, dim=1).clamp(min=0)  # rounding
+
+
+def _spread(patches: torch.Tensor, most: int) -> torch.Tensor:
+    """Pick at most so many of the patches ``(P, C)``, far from one another, the same every time."""
+    if len(patches) <= most:
+        return patches
+    # Here, since the import loads all models of anomalib, and text prompts are printed without them.
+    from anomalib.models.components import KCenterGreedy
+
+    # its steps alone: of one look they are fast without a random projection, and need no progress bar
+    sampler = KCenterGreedy(patches, sampling_ratio=1.0)
+    sampler.features = patches
+    picked = [torch.zeros((), dtype=torch.long, device=patches.device)]
+    while len(picked) < most:
+        sampler.update_distances(picked[-1])
+        picked.append(sampler.get_new_idx())
+    return patches[torch.stack(picked)]

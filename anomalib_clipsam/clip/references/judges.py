@@ -6,7 +6,7 @@
 A judge holds a reference, the calibration that turns its distances into probabilities, and the rule that joins these
 with the text's. It also says which thresholds good parts, or the bulk of the batch, would pass.
 
-Letters: B pictures, k good parts, N pictures of a batch, T taps, H W map.
+Letters: B pictures or tiles, k good parts, N pictures of a batch, T taps, H W map.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import logging
 from abc import ABC
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -28,12 +28,13 @@ from anomalib_clipsam.clip.references.options import ReferenceOptions
 from anomalib_clipsam.clip.references.self_reference import SelfReference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable, Iterable, Sequence
 
     from anomalib_clipsam.clip.localizers import Localizer
     from anomalib_clipsam.clip.references.features import Taps
 
-    Localize = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, Taps]]
+    Look = tuple[torch.Tensor, torch.Tensor, Taps]
+    Answer = tuple[torch.Tensor, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,19 @@ class Thresholds:
 
     image: float
     pixel: float
+
+
+class Looker(Protocol):
+    """Who looks at pictures: whole in one look, or at a large one in tiles, some of them in each look."""
+
+    def count_looks(self, image: torch.Tensor) -> int:
+        """Say how many views of a picture ``(1, 3, height, width)`` its looks show: 1, or its tiles."""
+
+    def looks(self, image: torch.Tensor) -> Iterable[Look]:
+        """Look at a picture: text map ``(B, H, W)``, text score ``(B,)`` and taps of its B views, or some at a time."""
+
+    def join(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
+        """Make S_a ``(1, H, W)`` and image score ``(1,)`` of what a judge says about each look."""
 
 
 class Judge(nn.Module, ABC):
@@ -198,7 +212,7 @@ class FewShotJudge(Judge):
         rotate (bool): Whether good parts also count as turned by 90, 180 and 270 degrees.
 
     Attributes:
-        sources (tuple[str, ...]): SHA-256 of each good part as the model was shown it.
+        sources (tuple[str, ...]): SHA-256 of each good part as the model was shown it; empty before they are known.
     """
 
     NAME = "good parts"
@@ -215,28 +229,68 @@ class FewShotJudge(Judge):
         self.rotate = rotate
         self.sources: tuple[str, ...] = ()
 
+    def forget(self) -> None:
+        """Forget the good parts."""
+        self.reference.set_memory(())
+        self.sources = ()
+
     @torch.no_grad()
-    def learn(self, image: torch.Tensor, localize: Localize) -> None:
+    def learn(self, parts: Sequence[torch.Tensor], looker: Looker) -> None:
         """Look at good parts: keep their patches, and learn how far one of them is from the others.
 
+        Each part is then judged as a picture that is tested, but by the patches of the others; a single one by its own,
+        see :meth:`FewShotReference.distances_within`. Of tiles the features are not kept, so that these are looked at a
+        second time; their maps by text are, 0.3 MB a tile of the carried pair.
+
         Args:
-            image (torch.Tensor): Good parts ``(k, 3, height, width)``, square where they are to be rotated.
-            localize (Localize): From images to text map ``(B, H, W)``, text score ``(B,)`` and taps.
+            parts (Sequence[torch.Tensor]): Good parts ``(3, height, width)``, as the model takes them, of one size or
+                several. They are asked for three times, so that files need not stay in memory.
+            looker (Looker): The model.
         """
-        looks = []
-        for turned in quarter_turns(image) if self.rotate else [image]:
-            looks += [localize(part) for part in turned.split(1)]  # a part at a time, as ViTs at 518 px are large
-        text_maps, text_scores, taps = zip(*looks, strict=True)
-        copies, count = len(looks) // len(image), len(image)
-        left_out = self.reference.memorise(tuple(torch.cat(grids) for grids in zip(*taps, strict=True)), copies)
-        text_map, text_score = torch.cat(text_maps[:count]), torch.cat(text_scores[:count])
-        distance = self.reference.to_map(left_out, tuple(text_map.shape[-2:]))
-        medians, peaks = extremes(distance)
+        self.forget()
+        reference = self.reference
+        own, kept, sources = [], [], []
+        for part in parts:
+            start = reference.size
+            kept.append(self._memorise(part[None], looker, reference.memory_limit // len(parts)))
+            own.append(slice(start, reference.size))
+            sources.append(picture_key(part))
+        seen, found = [], []
+        for part, looks, span in zip(parts, kept, own, strict=True):
+            seen.append([])
+            for text_map, text_score, taps in looks or looker.looks(part[None]):
+                features = reference.features(taps)
+                alone = len(own) == 1
+                distance = reference.distances_within(features) if alone else reference.distances(features, span)
+                found.append(extremes(reference.to_map(distance, tuple(text_map.shape[-2:]))))
+                seen[-1].append((text_map, text_score, distance))
+        medians, peaks = map(torch.cat, zip(*found, strict=True))
         self.calibration.fit_extremes(medians, peaks, "few_shot")
         self.common = float(medians.amax())
-        maps, scores = self.combination(text_map, text_score, self.calibration(distance))
-        self._set_thresholds(maps.flatten(1).amax(dim=1), scores)
-        self.sources = tuple(picture_key(part) for part in image)
+        answers = [looker.join(part[None], map(self._answer, looks)) for part, looks in zip(parts, seen, strict=True)]
+        self._set_thresholds(
+            torch.cat([anomaly_map.flatten(1).amax(dim=1) for anomaly_map, _ in answers]),
+            torch.cat([score for _, score in answers]),
+        )
+        self.sources = tuple(sources)
+
+    def _memorise(self, part: torch.Tensor, looker: Looker, limit: int) -> list[Look]:
+        """Keep so many patches of a part, and of its quarter turns; give the look at it, if there is only one."""
+        pictures = quarter_turns(part) if self.rotate else [part]
+        kept = []
+        for picture in pictures:
+            count = looker.count_looks(picture)
+            for look in looker.looks(picture):
+                self.reference.memorise(look[2], limit // (len(pictures) * count))
+                if picture is pictures[0] and count == 1:
+                    kept.append(look)
+        return kept
+
+    def _answer(self, seen: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Answer:
+        """Join text map, text score and the distances of a look, as :meth:`forward` does."""
+        text_map, text_score, distance = seen
+        probability = self.calibration(self.reference.to_map(distance, tuple(text_map.shape[-2:])))
+        return self.combination(text_map, text_score, probability)
 
     def settings(self) -> Hashable:
         """Say what its answers depend on beside picture and text."""
@@ -428,9 +482,9 @@ class BatchJudge(Judge):
     @staticmethod
     def _warn(number: int) -> None:
         logger.warning(
-            "%d pictures are too few to judge each other, %d are needed: each is judged by itself. Give more at once, "
-            "or good parts by k_shot.",
-            number,
+            "%s too few to judge each other, %d are needed: each is judged by itself. Give more at once, or good parts "
+            "by k_shot.",
+            "1 picture is" if number == 1 else f"{number} pictures are",
             LEAST_PICTURES,
         )
 

@@ -21,6 +21,7 @@ from anomalib_clipsam.app.inspection import PANEL, Inspector, Look, decide, read
 from anomalib_clipsam.clip.references import Thresholds
 from anomalib_clipsam.demo.drawing import draw_part
 from anomalib_clipsam.results.drawing import FOUND, heat, outline
+from anomalib_clipsam.results.visualizer import CROPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,28 @@ def test_a_look_is_what_a_pass_of_anomalibs_says(
     assert next(iter(look.steps)) == ("Text and good parts" if with_good else "CLIP map")
     assert [title for title in look.steps if title.startswith("Mask")][-1] == "Mask 3: + box, mask 2"
     assert {panel.size for panel in look.steps.values()} == {(PANEL, PANEL)}
+
+
+def test_a_look_in_tiles_is_what_a_pass_in_tiles_says(parts: Path, tmp_path: Path) -> None:
+    picture = Image.open(parts / "dent.png")
+    wide = Image.new("RGB", (picture.width * 2, picture.height))
+    wide.paste(picture)
+    wide.paste(Image.open(parts / "good" / "0.png"), (picture.width, 0))
+    wide.save(tmp_path / "wide.png")
+    inspector = Inspector("lite", tiles=200)
+    model = ClipSam(weights="lite", class_name="leather", tiles=200, visualizer=False)
+    engine = Engine(default_root_dir=tmp_path, logger=False, accelerator="cpu", enable_progress_bar=False)
+    (expected,) = engine.predict(model, data_path=tmp_path / "wide.png", return_predictions=True)
+    look = inspector.look(tmp_path / "wide.png", class_name="leather")
+    assert decide(look).score == pytest.approx(expected.pred_score.item(), abs=1e-6)
+    assert look.predictions.anomaly_map.shape == expected.anomaly_map.shape
+    assert list(look.steps) == ["CLIP map", CROPS]
+    assert {panel.size for panel in look.steps.values()} == {(PANEL, PANEL // 2)}
+    with pytest.raises(ValueError, match=r"this page looks at tiles\. Take them out, or leave --tiles out\.$"):
+        inspector.look(tmp_path / "wide.png", [parts / "good" / "0.png"])
+    inspector.model.model.misfit = lambda size: f"cannot be cut: {size}"
+    with pytest.raises(ValueError, match=rf"^wide\.png cannot be cut: \({wide.width}, {wide.height}\)$"):
+        inspector.look(tmp_path / "wide.png")
 
 
 def test_good_parts_of_one_picture_do_not_judge_the_next(inspector: Inspector, parts: Path) -> None:
@@ -203,15 +226,25 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path, monkeypatch
         read_upload(picture)
 
 
-def test_photographs_that_were_stored_lying_are_turned(tmp_path: Path) -> None:
-    lying = Image.new("RGB", (40, 20))
-    lying.putpixel((0, 0), (255, 0, 0))
+def test_photograph_that_was_stored_lying_is_scored_as_stored_and_shown_upright(
+    inspector: Inspector, parts: Path, tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[274] = 6  # turn by 90 degrees, clockwise
-    lying.save(tmp_path / "part.png", exif=exif)
-    upright = read_upload(tmp_path / "part.png")
-    assert upright.size == (20, 40)
-    assert upright.getpixel((19, 0)) == (255, 0, 0)
+    with Image.open(parts / "dent.png") as picture:
+        picture.crop((0, 0, picture.width, picture.height // 2)).save(tmp_path / "lying.png", exif=exif)
+        picture.crop((0, 0, picture.width, picture.height // 2)).save(tmp_path / "plain.png")
+    lying, plain = (inspector.look(tmp_path / f"{name}.png") for name in ("lying", "plain"))
+    assert torch.equal(lying.predictions.pred_score, plain.predictions.pred_score)
+    assert torch.equal(lying.predictions.anomaly_map, plain.predictions.anomaly_map)
+    for shown, expected in (
+        (decide(lying).outlined, decide(plain).outlined),
+        (decide(lying).map, decide(plain).map),
+        *((lying.steps[title], panel) for title, panel in plain.steps.items() if "points" not in title),
+    ):
+        assert np.array_equal(np.asarray(shown), np.rot90(np.asarray(expected), -1))
+    points = next(title for title in plain.steps if "negative points" in title)  # whose minus stays level
+    assert not np.array_equal(np.asarray(lying.steps[points]), np.rot90(np.asarray(plain.steps[points]), -1))
 
 
 def test_a_long_class_name_is_refused(inspector: Inspector, parts: Path) -> None:

@@ -67,6 +67,7 @@ class Asked:
     """Stands in for the model, and notes what it was asked."""
 
     uses_class_name = True
+    in_tiles = False
 
     def __init__(self) -> None:
         self.asked: list[tuple] = []

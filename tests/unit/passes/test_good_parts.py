@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ import torch
 from anomalib.data import Folder
 from PIL import Image
 
-from anomalib_clipsam.passes.good_parts import read_good_parts
+from anomalib_clipsam.passes import good_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def grey(path: Path, value: int, size: tuple[int, int] = (40, 30)) -> None:
@@ -31,7 +35,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def values(parts: list[torch.Tensor]) -> list[int]:
+def read_good_parts(number: int, source: object, datamodule: object, **more: object) -> good_parts.GoodParts:
+    """Good parts as they are."""
+    return good_parts.read_good_parts(number, source, datamodule, lambda picture: picture, **more)
+
+
+def values(parts: Sequence[torch.Tensor]) -> list[int]:
     return [round(float(part.mean()) * 255) for part in parts]
 
 
@@ -81,3 +90,15 @@ def test_a_broken_one_is_named_and_not_passed_over(folder: Path) -> None:
         ValueError, match=r"A good part cannot be used: .*1\.png is no picture in BMP, .* or WEBP\. Mend the file"
     ):
         read_good_parts(2, folder / "good", None)
+
+
+def test_parts_are_read_and_prepared_when_they_are_asked_for(folder: Path) -> None:
+    parts = good_parts.read_good_parts(2, folder / "good", None, lambda picture: 1 - picture)
+    grey(folder / "good" / "2.png", 100)
+    assert values(parts) == [245, 155]
+    assert values(parts) == [245, 155]
+
+
+def test_a_part_that_the_model_cannot_take_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"A good part cannot be used: .*1\.png cannot be cut: 40 x 30; .*2\.png"):
+        read_good_parts(2, folder / "good", None, fits=lambda size: f"cannot be cut: {size[0]} x {size[1]}")

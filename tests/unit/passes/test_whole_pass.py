@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import PredictDataset
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from PIL import Image
+from rich.progress import Progress
 from torch.utils.data import DataLoader, IterableDataset
 
 from anomalib_clipsam.passes.pictures import PictureCheck
@@ -55,6 +57,26 @@ def test_each_of_several_processes_looks_at_all_pictures_also_one_with_fewer(dat
     for share, batches in (([0, 2, 4, 6], 2), ([1, 3, 5], 1), ([6], 1)):
         assert sorted(values(WholePass(loader(dataset, sampler=share), [batches], 2))) == list(range(7))
     assert sorted(values(WholePass(loader(dataset, sampler=[0, 2, 4, 6]), [1], 2))) == list(range(6))
+
+
+def test_bar_stands_in_that_of_the_pass_and_changes_nothing(
+    dataset: PredictDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = WholePass(loader(dataset), [INF])
+    rich = RichProgressBar()
+
+    def seen(bar: object, main: bool = True) -> int:
+        trainer = SimpleNamespace(progress_bar_callback=bar, is_global_zero=main)
+        return sum(len(batch.image) for batch in whole.shown(trainer))
+
+    assert (seen(None), seen(rich), seen(TQDMProgressBar(), main=False)) == (7, 7, 7)
+    assert capsys.readouterr().err == ""
+    rich.progress = Progress(disable=True)
+    assert seen(rich) == 7
+    (task,) = rich.progress.tasks
+    assert (task.description, task.completed, task.total) == ("Comparing all pictures", 3, 3)
+    assert seen(TQDMProgressBar()) == 7
+    assert "Comparing all pictures: " in capsys.readouterr().err
 
 
 def test_files_tell_one_pass_from_another(dataset: PredictDataset, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -20,9 +22,14 @@ from anomalib_clipsam.results.drawing import (
     fill,
     heat,
     mark,
+    orientation_of,
     outline,
     sheet,
+    upright,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def near(picture: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
@@ -39,6 +46,13 @@ def test_points_differ_by_sign_and_colour_and_absent_ones_are_not_drawn() -> Non
     white = near(marked, (255, 255, 255))
     assert white[13, 20]  # the upright stroke of the plus
     assert not white[38, 70]  # which a minus has not
+
+
+def test_minus_lies_flat_once_its_picture_is_turned() -> None:
+    marked = upright(mark(Image.new("RGB", (90, 60)), [(20, 15, 0)], sideways=True), 6)
+    white = near(marked, WHITE)  # the point is at x = 59 - 15, y = 20
+    assert white[20, 42] == white[20, 46] is np.True_
+    assert not white[18, 44]
 
 
 def test_mask_of_another_size_is_filled_in() -> None:
@@ -73,6 +87,39 @@ def test_outline_shows_on_parts_of_its_own_colour_and_leaves_the_inside(
     assert [tuple(row[column].tolist()) for column in (3, 4, 5, 6, 7)] == [dark, rim, color, dark, dark]
     row = np.asarray(outline(Image.new("RGB", (300, 200), dark), mask, color))[100]  # a large one's is wider
     assert [tuple(row[column].tolist()) for column in (47, 48, 49, 50, 51)] == [dark, rim, color, color, dark]
+
+
+def test_holes_and_specks_are_outlined_thinly() -> None:
+    dark = (9, 9, 9)
+    mask = torch.zeros(200, 300)
+    mask[50:150, 50:250] = 1
+    mask[90:110, 140:160] = 0  # a hole
+    mask[20:23, 20:23] = 1  # a speck
+    drawn = np.asarray(outline(Image.new("RGB", (300, 200), dark), mask, FOUND))
+    assert (drawn[85:115, 135:165] == FOUND).all(axis=-1).sum() == pytest.approx(4 * 20, abs=8)
+    assert (drawn[15:28, 15:28] == FOUND).all(axis=-1).any()
+    for region in (drawn[85:115, 135:165], drawn[15:28, 15:28]):
+        assert not (region == WHITE).any()  # no rim
+    assert (drawn[40:60, 100:120] == WHITE).all(axis=-1).any()
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (39, 19)), (6, (19, 0)), (8, (0, 39))])
+def test_photographs_are_turned_as_their_exif_data_say(
+    tmp_path: Path, orientation: int, corner: tuple[int, int]
+) -> None:
+    lying = Image.new("RGB", (40, 20))
+    lying.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[274] = orientation
+    lying.save(tmp_path / "part.png", exif=exif)
+    assert orientation_of(tmp_path / "part.png") == orientation
+    assert upright(lying, orientation).getpixel(corner) == (255, 0, 0)
+    assert lying.size == (40, 20)
+
+
+def test_what_names_no_orientation_is_left_as_it_is(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2)).save(tmp_path / "plain.png")
+    assert [orientation_of(path) for path in (tmp_path / "plain.png", tmp_path / "gone.png", None)] == [1, 1, 1]
 
 
 def test_sheet_has_rows_of_whole_panels_and_room_for_its_words() -> None:

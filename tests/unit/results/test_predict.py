@@ -11,7 +11,14 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from anomalib_clipsam.results.predict import Share, check_trainer, hash_content, leave_out_results
+from anomalib_clipsam.results.predict import (
+    Pictures,
+    Share,
+    check_trainer,
+    hash_content,
+    leave_out_results,
+    list_pictures,
+)
 
 
 def shares(monkeypatch: pytest.MonkeyPatch, count: int, scored: set[str], processes: int) -> list[list[int]]:
@@ -62,6 +69,18 @@ def test_results_of_this_and_earlier_runs_are_no_pictures(tmp_path: Path) -> Non
     assert leave_out_results(files, tmp_path, tmp_path / "out") == files[:2]
     with pytest.raises(ValueError, match="has no pictures but results"):
         leave_out_results(files[2:], tmp_path, tmp_path / "out")
+
+
+def test_pictures_of_any_name_are_listed_and_read(tmp_path: Path) -> None:
+    folder = tmp_path / "Prüfteile"
+    (folder / "Schicht 2").mkdir(parents=True)
+    for name in ("größe.PNG", "Schicht 2/a.jpg"):
+        Image.new("RGB", (4, 2)).save(folder / name)
+    (folder / "notes.txt").write_text("none")
+    files = list_pictures(folder)
+    assert files == [folder / "Schicht 2" / "a.jpg", folder / "größe.PNG"]
+    assert list_pictures(files[1]) == files[1:]
+    assert [tuple(item.image.shape) for item in Pictures(files)] == [(3, 2, 4)] * 2
 
 
 def test_content_tells_files_and_folders_from_others(tmp_path: Path) -> None:

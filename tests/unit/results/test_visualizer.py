@@ -199,6 +199,19 @@ def test_result_has_the_proportions_of_the_file_and_nothing_but_map_and_outline_
     assert near(Image.fromarray(outlined), FOUND)[:, 97:103].any()
 
 
+def test_photograph_that_was_stored_lying_is_drawn_upright_with_its_map_and_outline(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees, clockwise
+    for name, data in (("lying", exif), ("plain", None)):
+        Image.effect_noise((300, 150), 50).save(tmp_path / f"{name}.png", exif=data)
+    Image.open(tmp_path / "lying.png").convert("L").save(tmp_path / "plain.png")
+    lying, plain = (ResultVisualizer(200).visualize(item_of(tmp_path / f"{name}.png")) for name in ("lying", "plain"))
+    turned = panels_of(lying, 100, 200, 3)
+    for panel, expected in zip(turned, panels_of(plain, 200, 100, 3), strict=True):
+        assert np.array_equal(panel, np.rot90(expected, -1))
+    assert not np.array_equal(turned[0], turned[2])
+
+
 def test_good_picture_stays_as_it_is() -> None:
     panels = panels_of(ResultVisualizer(100).visualize(item_of(defective=False)), 100, 100, 3)
     assert (np.stack(panels) == 51).all()
@@ -214,6 +227,23 @@ def test_batch_gives_a_list_and_an_image_without_a_prediction_its_picture() -> N
     first, second = ResultVisualizer(64).visualize(batch)
     assert first.size == second.size
     assert not np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_line_above_says_that_a_defective_picture_has_no_outline() -> None:
+    item = item_of()
+    item.pred_mask = torch.zeros(8, 8, dtype=torch.bool)
+    assert heading(item) == ("Defective", FOUND, "score 0.90   nothing outlined: no region passes as a whole")
+    item.pred_label = torch.tensor(False)
+    assert heading(item) == ("Good", POSITIVE, "score 0.90")
+
+
+def test_map_s_colours_are_explained_where_there_is_room() -> None:
+    wide, narrow = (ResultVisualizer(size).visualize(item_of()) for size in (240, 200))
+    assert (wide.width, narrow.width) == (2 * 14 + 3 * (240 + 8) - 8, 2 * 14 + 3 * (200 + 8) - 8)
+    column = 14 + 200 + 8 + 60  # under the map, right of its name
+    assert (np.asarray(narrow)[14 + 28 + 200 :, column : column + 100] == 255).all()
+    column = 14 + 240 + 8 + 60
+    assert (np.asarray(wide)[14 + 28 + 240 :, column : column + 100] < 255).any()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,12 +16,17 @@ from anomalib_clipsam.clip.references import (
     BatchJudge,
     BatchReference,
     FewShotJudge,
+    FewShotReference,
     Judge,
     SelfJudge,
     build_judge,
     judges,
+    quarter_turns,
     smooth_scores,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GRID, SIZE = (3, 4), (6, 8)
 
@@ -104,23 +110,116 @@ def test_raw_is_half_the_distance() -> None:
 # ---------------------------------------------------------------- good parts
 
 
+class Looker:
+    """Looks at pictures: each column of 2 pixels is a view, and picture or tile i is all i; a tile at a time.
+
+    The map of a picture is that of its tiles side by side, its score their highest.
+    """
+
+    def __init__(self, looked: tuple) -> None:
+        self.looked, self.seen = looked, []
+
+    def count_looks(self, image: torch.Tensor) -> int:
+        return image.shape[-1] // 2
+
+    def looks(self, image: torch.Tensor) -> Iterator[tuple]:
+        for column in range(0, image.shape[-1], 2):
+            self.seen.append(int(image[0, 0, 0, column]))
+            yield one(self.looked, self.seen[-1])
+
+    def join(self, image: torch.Tensor, answers: Iterator[tuple]) -> tuple:
+        maps, scores = zip(*answers, strict=True)
+        assert len(maps) == self.count_looks(image)
+        return torch.cat(maps, dim=2), torch.cat(scores).amax(dim=0, keepdim=True)
+
+
 def learn(judge: FewShotJudge, looked: tuple) -> torch.Tensor:
     """Show good parts, whose looks are given; picture i is all i."""
     images = torch.arange(len(looked[0])).float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    judge.learn(images, lambda image: one(looked, int(image[0, 0, 0, 0])))
+    looker = Looker(looked)
+    judge.learn(images, looker)
+    assert looker.seen == list(range(len(looked[0])))  # once each
     return images
+
+
+def left_out(judge: FewShotJudge, looked: tuple, others: list[int], place: int) -> torch.Tensor:
+    """The map of distances of a look to some others."""
+    reference = FewShotReference()
+    reference.memorise(tuple(tap[others] for tap in looked[2]))
+    return reference(one(looked, place)[2], SIZE)
 
 
 def test_good_parts_pass_the_thresholds_that_they_say() -> None:
     judge, good = judge_of(k_shot=4), looks(4)
     learn(judge, good)
-    left_out = judge.reference.memorise(good[2])
-    maps, scores = judge.combination(*good[:2], judge.calibration(judge.reference.to_map(left_out, SIZE)))
+    distance = torch.cat([left_out(judge, good, [i for i in range(4) if i != part], part) for part in range(4)])
+    assert judge.calibration.limit == distance.amax()
+    assert judge.common == distance.flatten(1).median(dim=1).values.amax()
+    maps, scores = judge.combination(*good[:2], judge.calibration(distance))
     assert judge.thresholds.image == pytest.approx(scores.amax().item())
     assert judge.thresholds.pixel == pytest.approx(maps.amax().item())
     half = judge_of(k_shot=4, passing_share=0.5)
     learn(half, good)
     assert half.thresholds.image == pytest.approx(scores.sort().values[1].item())
+
+
+def test_a_part_in_tiles_is_judged_as_a_whole_by_the_other_parts_and_none_of_its_own_tiles_helps() -> None:
+    """Parts of two tiles, one tile and three tiles."""
+    good = looks(6)
+    parts = [torch.tensor(tiles).repeat_interleave(2).expand(3, 2, -1).float() for tiles in ([0, 1], [2], [3, 4, 5])]
+    judge, looker = judge_of(k_shot=3), Looker(good)
+    judge.learn(parts, looker)
+    assert looker.seen == [0, 1, 2, 3, 4, 5, 0, 1, 3, 4, 5]  # features of tiles are not kept
+    assert judge.reference.size == 6 * 12
+    owners = [0, 0, 1, 2, 2, 2]
+    distance = torch.cat(
+        [left_out(judge, good, [i for i in range(6) if owners[i] != owner], tile) for tile, owner in enumerate(owners)]
+    )
+    torch.testing.assert_close(judge.calibration.limit, distance.amax())
+    maps, scores = judge.combination(*good[:2], judge.calibration(distance))
+    assert judge.thresholds.pixel == pytest.approx(maps.amax().item())
+    assert judge.thresholds.image == pytest.approx(scores.amax().item())
+    strict = judge_of(k_shot=3, passing_share=0.3)
+    strict.learn(parts, Looker(good))
+    by_part = [scores[:2].amax(), scores[2], scores[3:].amax()]
+    assert strict.thresholds.image == pytest.approx(min(by_part).item())
+
+
+def test_what_was_learnt_of_some_parts_counts_for_nothing_where_another_cannot_be_read() -> None:
+    judge, good = judge_of(k_shot=2), looks(2)
+    images = learn(judge, good)
+
+    class Broken(list):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            yield self[0]
+            raise OSError
+
+    with pytest.raises(OSError, match=r"^$"):
+        judge.learn(Broken(images), Looker(good))
+    assert judge.sources == ()
+    learn(judge, good)
+    assert len(judge.sources) == 2
+    judge.forget()
+    assert (judge.sources, judge.reference.size) == ((), 0)
+
+
+def test_parts_share_the_memory_equally_and_so_do_the_tiles_of_a_part() -> None:
+    good = looks(5)
+    parts = [torch.tensor(tiles).repeat_interleave(2).expand(3, 2, -1).float() for tiles in ([0, 1, 2, 3], [4])]
+    judge = judge_of(k_shot=2, memory_limit=20)
+    judge.learn(parts, Looker(good))
+    owned = judge.reference.memory[0].split([2, 2, 2, 2, 10])
+    for tile, patches in enumerate(owned):
+        own = torch.nn.functional.normalize(one(good, tile)[2][0].flatten(2).mT[0], dim=1)
+        assert all((own - patch).abs().amax(dim=1).amin() < 1e-6 for patch in patches)
+
+
+def test_a_single_part_in_tiles_is_judged_within_each_tile() -> None:
+    good = looks(2)
+    judge = judge_of(k_shot=1)
+    judge.learn([torch.tensor([0, 0, 1, 1]).expand(3, 2, -1).float()], Looker(good))
+    within = judge.reference.distances_within(good[2])
+    torch.testing.assert_close(judge.calibration.limit, judge.reference.to_map(within, SIZE).amax())
 
 
 def test_a_good_part_is_at_distance_0_and_a_foreign_one_is_unlike_nearly_everywhere() -> None:
@@ -140,17 +239,25 @@ def test_pictures_are_named_by_their_hashes() -> None:
     assert all(len(source) == 64 for source in judge.sources)
 
 
-def test_rotated_parts_are_in_the_memory_too() -> None:
+def test_no_rotated_copy_of_a_part_helps_to_judge_it() -> None:
     shown = []
 
-    def localize(image: torch.Tensor) -> tuple:
+    def looks_at(image: torch.Tensor) -> list[tuple]:
         shown.append(image)
-        return torch.zeros(1, *SIZE), torch.zeros(1), (image,)
+        return [(torch.zeros(1, *SIZE), torch.zeros(1), (image,))]
 
-    judge = judge_of(k_shot=2, rotate=True)
-    judge.learn(torch.rand(2, 3, 4, 4), localize)
-    assert judge.reference.memory[0].shape == (8 * 16, 3)
-    assert torch.equal(shown[2], torch.rot90(shown[0], 1, dims=(-2, -1)))
+    looker = SimpleNamespace(count_looks=len, looks=looks_at, join=lambda _, answers: next(iter(answers)))
+    judge, parts = judge_of(k_shot=2, rotate=True), torch.rand(2, 3, 4, 6)
+    judge.learn(parts, looker)
+    assert judge.reference.memory[0].shape == (8 * 24, 3)
+    assert torch.equal(shown[1], torch.rot90(shown[0], 1, dims=(-2, -1)))
+    assert torch.equal(shown[1][0, :, 0], parts[0, ..., -1])  # counterclockwise: the last column is the first row
+    others = FewShotReference()
+    for turned in quarter_turns(parts[1:]):
+        others.memorise((turned,))
+    first = others((parts[:1],), SIZE)
+    assert first.amax() > 1e-3
+    assert judge.calibration.limit >= first.amax()
 
 
 # ---------------------------------------------------------------- the batch

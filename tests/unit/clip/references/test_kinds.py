@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
-from anomalib_clipsam.clip.references import BatchReference, FewShotReference, SelfReference, quarter_turns
+from anomalib_clipsam.clip.references import BatchReference, FewShotReference, SelfReference
 from anomalib_clipsam.clip.references.batch import smooth_scores
 
 
@@ -61,55 +63,53 @@ def test_few_shot_reference_is_one_less_the_cosine_to_the_nearest_patch_of_any_g
 def test_a_good_part_is_at_distance_0_itself_and_left_out_it_is_judged_by_the_others() -> None:
     good = torch.randn(3, 8, 3, 4)
     reference = FewShotReference()
-    left_out = reference.memorise((good,))
+    spans = []
+    for part in good.split(1):
+        spans.append(slice(reference.size, reference.size + 12))
+        reference.memorise((part,))
+    assert reference.size == 36
     assert reference.distances((good,)).max() < 1e-5
-    for part in range(3):
+    for part, span in enumerate(spans):
         others = FewShotReference()
         others.memorise((good[[i for i in range(3) if i != part]],))
-        torch.testing.assert_close(left_out[part], others.distances((good[part : part + 1],))[0])
-
-
-def test_no_rotated_copy_of_a_part_helps_to_judge_it() -> None:
-    images = torch.rand(2, 3, 4, 4)
-    turned = quarter_turns(images)
-    assert torch.equal(turned[1][:, :, 0], images[..., -1])  # counterclockwise: the last column is the first row
-    left_out = FewShotReference().memorise((torch.cat(turned),), copies=4)
-    others = FewShotReference()
-    others.memorise((torch.cat([turn[1:] for turn in turned]),))
-    assert left_out.shape == (2, 1, 4, 4)
-    torch.testing.assert_close(left_out[0], others.distances((images[:1],))[0])
-    assert left_out[0].max() > 1e-3
+        left_out = reference.distances((good[part : part + 1],), without=span)
+        torch.testing.assert_close(left_out, others.distances((good[part : part + 1],)))
 
 
 def test_a_single_part_is_judged_by_its_own_patches_that_are_not_near() -> None:
-    tap = torch.randn(1, 6, 4, 12)
-    left_out = FewShotReference().memorise((tap,))
-    expected = torch.zeros(4, 12)
-    for row in range(4):
-        for column in range(12):
-            far = [cosine(tap[0, :, row, column], tap[0, :, r, c]) for r in range(4) for c in range(12)
-                   if max(abs(r - row), abs(c - column)) > 3]  # fmt: skip
-            expected[row, column] = 1 - max(far)
-    torch.testing.assert_close(left_out[0, 0], expected)
+    tap = torch.randn(2, 6, 4, 12)
+    within = FewShotReference.distances_within((tap,))
+    expected = torch.zeros(2, 1, 4, 12)
+    for picture, row, column in product(range(2), range(4), range(12)):
+        far = [cosine(tap[picture, :, row, column], tap[picture, :, r, c]) for r in range(4) for c in range(12)
+               if max(abs(r - row), abs(c - column)) > 3]  # fmt: skip
+        expected[picture, 0, row, column] = 1 - max(far)
+    torch.testing.assert_close(within, expected)
 
 
-def test_a_large_memory_is_bounded_by_patches_of_the_good_parts_the_same_every_time() -> None:
+def test_a_large_memory_is_bounded_by_patches_of_each_look_that_are_far_apart_the_same_every_time() -> None:
     good = torch.randn(4, 6, 5, 5)
+    good[0, :, :, 1:] = good[0, :, :1, :1]  # many equal patches, five others
     whole, bounded, again = FewShotReference(), FewShotReference(memory_limit=30), FewShotReference(memory_limit=30)
     state = torch.get_rng_state()
     for reference in (whole, bounded, again):
         reference.memorise((good,))
     assert torch.equal(torch.get_rng_state(), state)
-    assert [len(reference.memory[0]) for reference in (whole, bounded)] == [100, 30]
+    assert [reference.size for reference in (whole, bounded)] == [100, 28]
     assert torch.equal(bounded.memory[0], again.memory[0])
-    assert all((whole.memory[0] == patch).all(dim=1).any() for patch in bounded.memory[0])
+    picked, others = bounded.memory[0].split([7, 21])
+    assert all((whole.memory[0][25:] == patch).all(dim=1).any() for patch in others)
+    assert bounded.distances((good[:1],)).max() < 1e-5  # none of the five is lost
+    assert len(picked.unique(dim=0)) == 5
+    few = FewShotReference(memory_limit=2)
+    few.memorise((good,))
+    assert few.size == 4  # each look has one at least
 
 
 def test_a_stored_memory_gives_the_same_map_and_the_state_dict_stays_without_it() -> None:
     taps = (torch.randn(2, 5, 3, 4), torch.randn(2, 6, 3, 4))
     first, second = FewShotReference(), FewShotReference()
-    first.memorise(taps)
-    first.memorise(tuple(tap[:1] for tap in taps))  # replaces the memory
+    first.memorise(tuple(tap[:1] for tap in taps))
     second.set_memory(first.memory)
     assert not first.state_dict()
     assert [tuple(patches.shape) for patches in second.memory] == [(12, 5), (12, 6)]
@@ -121,8 +121,6 @@ def test_a_stored_memory_gives_the_same_map_and_the_state_dict_stays_without_it(
 def test_without_a_good_part_there_is_no_map() -> None:
     with pytest.raises(RuntimeError, match="No good part is known"):
         FewShotReference()((torch.rand(1, 2, 3, 3),), (6, 6))
-    with pytest.raises(ValueError, match="3 pictures are no 2 copies"):
-        FewShotReference().memorise((torch.rand(3, 2, 3, 3),), copies=2)
     with pytest.raises(ValueError, match="memory_limit is 0"):
         FewShotReference(memory_limit=0)
 
