@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
-from anomalib_clipsam.command_line import find_advice, only_our_lines, sentence
+from anomalib_clipsam.command_line import ToStderr, find_advice, only_our_lines, sentence
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -319,7 +319,7 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.print_help()
         sys.exit(2)
     options = parser.parse_args(args)
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", handlers=[ToStderr()])
     logging.getLogger("anomalib_clipsam").setLevel(logging.INFO)  # what is fetched from where
     try:
         text, code = options.run(options)

@@ -24,6 +24,7 @@ from anomalib_clipsam.messages import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
+    from typing import TextIO
 
 PACKAGE = __name__.partition(".")[0]
 FOLDER = Path(__file__).parent
@@ -145,6 +146,19 @@ def only_our_lines() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
+
+
+class ToStderr(logging.StreamHandler):
+    """Writes to what ``sys.stderr`` is by then: a progress bar puts its own there, which keeps lines out of the bar."""
+
+    @property
+    def stream(self) -> TextIO:
+        """Where it writes."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        del stream  # the one that logging's own class would keep
 
 
 class PrintedOnce(logging.Handler):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 
 from anomalib_clipsam import ClipSam, DrawnParts
-from anomalib_clipsam.command_line import find_for_users, sentence, settle
+from anomalib_clipsam.command_line import ToStderr, find_for_users, sentence, settle
 from anomalib_clipsam.ppg import PointPromptGenerator
 from anomalib_clipsam.weights import store
 
@@ -159,3 +160,10 @@ def test_log_lines_are_printed_once(shown: Callable, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(logging.getLogger(), "handlers", [RichHandler()])
     logging.getLogger("anomalib_clipsam.some").warning("alone")
     assert logging.getLogger().handlers[0].filters == []
+
+
+def test_log_lines_go_where_stderr_is_when_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, later = ToStderr(), StringIO()
+    monkeypatch.setattr(sys, "stderr", later)
+    handler.emit(logging.makeLogRecord({"msg": "a line"}))
+    assert later.getvalue() == "a line\n"

@@ -482,9 +482,9 @@ class BatchJudge(Judge):
     @staticmethod
     def _warn(number: int) -> None:
         logger.warning(
-            "%d pictures are too few to judge each other, %d are needed: each is judged by itself. Give more at once, "
-            "or good parts by k_shot.",
-            number,
+            "%s too few to judge each other, %d are needed: each is judged by itself. Give more at once, or good parts "
+            "by k_shot.",
+            "1 picture is" if number == 1 else f"{number} pictures are",
             LEAST_PICTURES,
         )
 
