@@ -107,9 +107,9 @@ GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common
 """What these entries of a checkpoint hold at least, and its types."""
 TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
-TILES_MEMORY = 8192
-"""Patches of good parts that tiles are compared with, unless the user says how many: more cost time for every tile, and
-brought nothing (``docs/ablation.md``)."""
+IN_TILES: ReferenceOptions = {"memory_limit": 8192, "text_share": 0.5}
+"""What good parts have for defaults with tiles: each tile is compared with the whole memory, and the text sees small
+defects better than patches do (``docs/ablation.md``)."""
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -328,8 +328,8 @@ class ClipSam(AnomalibModule):
         self.few_shot_source = few_shot_source
         self._read_from: str | None = None  # where the good parts are from; None for those given by a user
         options = group(reference_options, ReferenceOptions, "reference_options")
-        if tiling is not None:
-            options = {"memory_limit": TILES_MEMORY, **options}
+        if tiling is not None and k_shot:
+            options = {**IN_TILES, **options}
         if self._learned is not None and self._learned.architecture != clip_row.architecture:
             msg = (
                 f"{self._learned.name} goes with CLIP {self._learned.architecture}, and this one is "
@@ -914,7 +914,6 @@ class ClipSam(AnomalibModule):
                 "thresholds would be wrong. Set `clip_quick_gelu`, or calibrate anew without the checkpoint."
             )
             raise ValueError(msg)
-        self._check_references(saved)
         differ = self._differences(saved)
         decisive = [name for name in DECISIVE if name in differ]
         if decisive:
@@ -924,6 +923,7 @@ class ClipSam(AnomalibModule):
                 "anew without the checkpoint."
             )
             raise ValueError(msg)
+        self._check_references(saved)
         super().on_load_checkpoint(checkpoint)
         self._restore_good_parts(saved.get("good_parts"))  # before the state dict, which has the calibration too
         frozen = {key: value for key, value in self.state_dict().items() if key.startswith(FROZEN)}

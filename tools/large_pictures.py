@@ -258,7 +258,7 @@ def compare_references(kinds: list[str], products: int, folder: Path | None, lon
     photographs = None if folder is None else photo_pairs.Photographs(folder, validation=True)
     model = ClipSam(weights="lite", class_name="object", refine=False, tiles="auto", k_shot=k_shot).eval()
     own = model.model.judge.combination
-    joins = {"text alone": Combination(1.0, 1.0)}
+    joins = {"text alone": Combination(1.0, 1.0), "as without tiles": Combination()}
     joins |= {f"text share {share}": Combination(share, share) for share in (0.5, 0.7, 0.85)}
     joins |= {f"as it is ({own.text_share} in the map, {own.text_score_share} in the score)": own}
     print(f"| {k_shot} good parts | F1-max | image AUROC | good above the threshold | defective |")
@@ -521,11 +521,19 @@ def peak_memory(*, reset: bool = False) -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def cost(sizes: list[int], tiles: str | int, tile_batch: int) -> None:
-    """Print CPU time and memory for pictures of these widths and heights."""
-    model = ClipSam(weights="lite", tiles=tiles, tile_batch=tile_batch).eval()
-    model(torch.rand(1, 3, 400, 600))  # what the first picture costs more
+def cost(sizes: list[int], tiles: str | int, tile_batch: int, k_shot: int) -> None:
+    """Print CPU time and memory for pictures of these widths and heights, compared with good parts of the first."""
+    model = ClipSam(weights="lite", tiles=tiles, tile_batch=tile_batch, k_shot=k_shot).eval()
     print(f"{torch.get_num_threads()} threads, {tile_batch} tiles at once\n")
+    if k_shot:
+        parts = [
+            tensor(finish(draw_layers("carpet", rng, max(sizes[:2]))[0], rng))[0]
+            for rng in map(np.random.default_rng, range(1, k_shot + 1))
+        ]
+        start = time.process_time()
+        model.set_references([part[:, : sizes[1], : sizes[0]] for part in parts])
+        print(f"{time.process_time() - start:.1f} CPU seconds for {k_shot} good parts\n")
+    model(torch.rand(1, 3, 400, 600))  # what the first picture costs more
     print("| pixels | tiles | CPU seconds | MB of the picture | MB beside it and the networks |\n|---|---|---|---|---|")
     surface = draw_layers("carpet", np.random.default_rng(0), 1024)[0]
     for width, height in zip(sizes[::2], sizes[1::2], strict=True):
@@ -547,7 +555,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", help="kinds of pictures; all that can be drawn if not given")
     parser.add_argument("--longest", type=int, default=3000, help="longest side of a picture, in pixels")
     parser.add_argument("--never_trained", action="store_true", help="report: categories that were never trained on")
-    parser.add_argument("--k_shot", type=int, default=4, help="references: good parts of each product, 4 at most")
+    parser.add_argument("--k_shot", type=int, default=0, help="references, cost: good parts; of each product 4 at most")
     parser.add_argument("--sides", type=int, nargs="+", default=[192, 256, 384], help="choose: sides of tiles")
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25], help="choose: overlaps")
     parser.add_argument("--mvtec", type=Path, nargs="*", default=[], help="real: categories as MVTec AD has them")
@@ -561,11 +569,11 @@ def main() -> None:
         draw_example(args.to)
         return
     if args.command == "cost":
-        cost(args.sizes, int(args.tiles) if args.tiles.isdigit() else args.tiles, args.tile_batch)
+        cost(args.sizes, int(args.tiles) if args.tiles.isdigit() else args.tiles, args.tile_batch, args.k_shot)
         return
     if args.command == "references":
         kinds = args.kinds or ["surface", "strip", "tray", *(["photograph"] if args.photographs else [])]
-        compare_references(kinds, args.per_group, args.photographs, args.longest, args.k_shot)
+        compare_references(kinds, args.per_group, args.photographs, args.longest, args.k_shot or 4)
         return
     if args.command == "real":
         groups = read_real(args.mvtec, args.magnetic_tile)

@@ -191,6 +191,16 @@ def test_good_parts_are_seen_in_tiles_too_and_share_a_bounded_memory(compared: C
     assert compared.model.judge.reference.size == 6 * 500 + 8 * 375 + 1600
 
 
+def test_good_parts_have_other_defaults_in_tiles_and_what_a_user_sets_wins() -> None:
+    own = ClipSam(weights="lite", tiles=256, refine=False, k_shot=1, reference_options={"text_share": 0.2}).model.judge
+    assert (own.combination.text_share, own.reference.memory_limit) == (0.2, 8192)
+    found = [
+        ClipSam(weights="lite", refine=False, **given).model.judge.combination.text_share
+        for given in ({"k_shot": 1}, {"k_shot": 1, "tiles": 256}, {"references": "self", "tiles": 256})
+    ]
+    assert found == [0.3, 0.5, 0.3]
+
+
 def test_thresholds_are_what_the_model_gives_for_each_good_part_with_the_patches_of_the_others(
     compared: ClipSam, good: Path
 ) -> None:
