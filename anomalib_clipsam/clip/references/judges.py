@@ -46,6 +46,8 @@ own median. [ours, not measured]"""
 UNLIKE = 2.0
 """A picture whose median distance is so many times the largest of any good part is of another part. [ours: pictures of
 the same part, drawn and real, stayed below 1.5 times, those of other parts were mostly above 2.5 times]"""
+RAW_PASSING_SHARE = 0.9
+"""Share of a batch that its thresholds let pass where distances are given as they are: nothing has fitted 0.5 then."""
 POOL_BYTES = 6 * 2**30
 """Bytes that the features of a batch may take; pictures judge each other in subsets where they do not fit. 200
 pictures, as a category of MVTec AD or VisA has, fit at 518 px with four taps of ViT-L."""
@@ -84,8 +86,8 @@ class Judge(nn.Module, ABC):
         reference (nn.Module): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass, in (0, 1].
-            Defaults to ``1``.
+        passing_share (float | None): Share of the good parts, or of the batch, that the thresholds let pass, in (0, 1];
+            ``None`` for thresholds of 0.5, which the calibration has fitted. Defaults to ``1``.
 
     Attributes:
         thresholds (Thresholds | None): What good parts, or the bulk of the batch, pass; ``None`` before they are known.
@@ -97,10 +99,14 @@ class Judge(nn.Module, ABC):
     NAME: ClassVar[str]
 
     def __init__(
-        self, reference: nn.Module, combination: Combination, calibration: Calibration, passing_share: float = 1.0
+        self,
+        reference: nn.Module,
+        combination: Combination,
+        calibration: Calibration,
+        passing_share: float | None = 1.0,
     ) -> None:
         super().__init__()
-        if not 0 < passing_share <= 1:
+        if passing_share is not None and not 0 < passing_share <= 1:
             msg = f"passing_share is {passing_share}, but it is a share of the pictures. Choose above 0, 1 at most."
             raise ValueError(msg)
         self.reference = reference
@@ -139,6 +145,9 @@ class Judge(nn.Module, ABC):
 
     def _set_thresholds(self, peaks: torch.Tensor, scores: torch.Tensor) -> None:
         """Let a share of good pictures pass, by the highest pixels of their maps and by their scores, ``(N,)``."""
+        if self.passing_share is None:
+            self.thresholds = Thresholds(image=0.5, pixel=0.5)
+            return
         self.thresholds = Thresholds(
             image=float(passing_threshold(scores, self.passing_share)),
             pixel=float(passing_threshold(peaks, self.passing_share)),
@@ -308,7 +317,7 @@ class BatchJudge(Judge):
         reference (BatchReference): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float): Share of the batch that the thresholds let pass.
+        passing_share (float | None): Share of the batch that the thresholds let pass; ``None`` for 0.5.
         alone (SelfJudge): Judges pictures that are too few.
         windows (tuple[int, ...]): Pictures that share their image scores, see :func:`smooth_scores`; none if empty.
     """
@@ -320,7 +329,7 @@ class BatchJudge(Judge):
         reference: BatchReference,
         combination: Combination,
         calibration: Calibration,
-        passing_share: float,
+        passing_share: float | None,
         alone: SelfJudge,
         windows: tuple[int, ...],
     ) -> None:
@@ -539,9 +548,8 @@ def build_judge(localizer: Localizer, references: str, k_shot: int, options: Ref
         return SelfJudge(SelfReference(**how), combination, calibration, usual)
     alone = SelfJudge(SelfReference(**how), combination, Calibration(calibration.raw), usual)
     windows = tuple(options.get("windows", ()))
-    return BatchJudge(
-        BatchReference(**how), combination, calibration, options.get("passing_share", 0.9), alone, windows
-    )
+    share = options.get("passing_share", RAW_PASSING_SHARE if calibration.raw else None)
+    return BatchJudge(BatchReference(**how), combination, calibration, share, alone, windows)
 
 
 def _set_taps(localizer: Localizer, taps: tuple[int, ...]) -> None:
