@@ -244,7 +244,7 @@ WEIGHTS: dict[str, WeightPair] = {
     "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "lite": WeightPair(
         _carried("CLIP", 320, 11_978_690, "ba9713640ebfcc19e4e29cc9fb520594f0831ac996a0e4a40c65ddf17baaaa4f"),
-        _carried("SAM", 256, 7_849_976, "efeec94314ff2adc74f0cbfc1bdc6e8a4dc8347b9973c368d94693ae75efa169"),
+        _carried("SAM", 256, 7_849_976, "136170158e9fa8b2de86dfed91e500c99e72676f908bf68e5d2c6a7101fba7c3"),
         map_size=256,
         localizer="pyramid",
     ),
