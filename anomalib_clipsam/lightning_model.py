@@ -1014,6 +1014,11 @@ class ClipSam(AnomalibModule):
                 "The threshold, 0.5, is not fitted to these pictures: good ones may lie above it. A few good parts fit "
                 f"it, with {good_parts}; or set it with {by_hand}."
             )
+        if judge.passing_share is None:
+            return (
+                "The threshold, 0.5, is where a picture differs from the rest of these by more than they usually do. "
+                f"If most of them are damaged, or all have the same defect, set it with {by_hand}."
+            )
         share = f"{100 * judge.passing_share:.0f} %"
         if self.compares_batch:
             return (

@@ -27,6 +27,8 @@ from torch import nn
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
+from anomalib_clipsam.clip.references.calibration import passing_threshold
+from anomalib_clipsam.clip.references.combination import Combination
 from anomalib_clipsam.clip.references.features import peak_score
 from anomalib_clipsam.fusion import Fusion
 
@@ -131,6 +133,46 @@ def measure_share(share: float, recorded: tuple) -> tuple[float, float, float]:
     )
 
 
+def measure_thresholds(part: Part) -> dict[str, tuple[float, float, float]]:
+    """Give shares of defective and good pictures called defective, and their pixel F1, by thresholds of a batch."""
+    text_map, text_score, reference_map, masks = record(part, KINDS["batch"])
+    combination = Combination()
+    maps, scores = combination(text_map, text_score, reference_map)
+    truth, peaks = masks.any((1, 2)), maps.flatten(1).amax(dim=1)
+    figures = {}
+    for name, image, pixel in (
+        ("0.5", 0.5, 0.5),
+        ("what 90 % do not exceed", passing_threshold(scores, 0.9), passing_threshold(peaks, 0.9)),
+    ):
+        found = (scores > image).numpy()
+        shown = (maps > pixel).numpy() & found[:, None, None]
+        f1 = 2 * (shown & masks).sum() / max(1, shown.sum() + masks.sum())
+        figures[name] = tuple(float(v) for v in (found[truth].sum() / max(1, truth.sum()), found[~truth].mean(), f1))
+    return figures
+
+
+def compare_thresholds(parts: list[Part]) -> None:
+    """Print what thresholds of a batch find where half of the pictures are defective, one is, and none is."""
+    rows: dict[str, list[str]] = {}
+    for defective in (None, 1, 0):
+        figures: dict[str, list[tuple[float, float, float]]] = {}
+        for part in tqdm(parts, leave=False):
+            good = [index for index, mask in enumerate(part.masks) if not mask.any()]
+            bad = [index for index, mask in enumerate(part.masks) if mask.any()]
+            tested = [*good, *bad[:defective]]
+            more = [] if defective is None else part.good
+            images = [*(part.images[index] for index in tested), *more]
+            masks = [*(part.masks[index] for index in tested), *(part.masks[good[0]] for _ in more)]
+            for name, found in measure_thresholds(Part(part.name, images, masks, [])).items():
+                figures.setdefault(name, []).append(found)
+        for name, found in figures.items():
+            rows.setdefault(name, []).append(" / ".join(f"{value:.2f}" for value in np.mean(found, axis=0)))
+    print("Thresholds of a batch; defective found / good called defective / pixel F1\n")
+    print("| | half defective | one | none |\n|---|---|---|---|")
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
 def measure_weights(parts: list[Part], arguments: dict) -> dict[float, np.ndarray]:
     """Give mean pixel F1-max and AP of the final map at each of the fusion's weights; 0 is the map alone."""
     figures = {weight: [] for weight in WEIGHTS}
@@ -154,8 +196,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, required=True, help="folder of the photographs")
     parser.add_argument("--parts", type=int, default=14, help="parts that are made of photographs")
+    parser.add_argument("--thresholds", action="store_true", help="compare thresholds of a batch instead")
     args = parser.parse_args()
     kept = Photographs(args.photographs, validation=True)
+    if args.thresholds:
+        compare_thresholds([photographed_part(kept, number) for number in range(args.parts)])
+        return
     sets = {
         "photographs": [photographed_part(kept, number) for number in range(args.parts)],
         "paper": [paper_part(args.photographs / "paper" / name) for name in HELD_OUT_PAPERS],

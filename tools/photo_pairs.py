@@ -25,7 +25,7 @@ HELD_OUT_PAPERS = ("PA_BRG02_RL", "PA_FLR01_TL")
 HELD_OUT_OBJECTS = 8
 """Every eighth photograph of an object is kept for validation, like these materials and papers."""
 
-SOURCES = {"material": 0.2, "object": 0.12, "groceries": 0.03, "steel": 0.04, "shapes": 0.17, "paper": 0.06}
+SOURCES = {"material": 0.2, "object": 0.28, "groceries": 0.05, "steel": 0.06, "shapes": 0.15, "paper": 0.08}
 """Share of each source among the pairs; the rest are drawn parts."""
 
 DRAWN_DEFECTS = (
@@ -35,6 +35,9 @@ DRAWN_DEFECTS = (
     "cut",
 )
 """Defects of :mod:`anomalib_clipsam.demo.defects` that can befall any picture; ``distortion`` needs a pattern."""
+
+SHATTERED = 0.05
+"""Share of the defects that are large breaks."""
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Good picture, damaged picture and mask of the defect."""
@@ -253,7 +256,9 @@ def add_defect(
     light = rng.uniform(0, 2 * np.pi)
     for _ in range(8):
         choice = rng.random()
-        if thin or choice < 0.17:
+        if not thin and choice > 1 - SHATTERED:
+            changed, mask = _shattered(rng, image, ground, host, photographs, light)
+        elif thin or choice < 0.17:
             changed, mask = _thin_line(rng, image, host)
         elif choice < 0.5:
             changed, mask = _drawn_defect(rng, image, ground, host, light)
@@ -265,11 +270,11 @@ def add_defect(
             changed, mask = _pits(rng, image, host, light)
         elif choice < 0.84:
             changed, mask = _broken(rng, image, ground, host, light)
-        elif choice < 0.95:
+        elif choice < 0.93:
             changed, mask = _foreign(rng, image, host, photographs, light)
         else:
             changed, mask = _frayed(rng, image, host)
-        if not 10 <= mask.sum() <= 0.16 * SIZE * SIZE:
+        if not 10 <= mask.sum() <= (0.3 if choice > 1 - SHATTERED else 0.16) * SIZE * SIZE:
             continue
         change = np.abs(np.clip(changed, 0, 1) - image).mean(2)[mask]
         if change.mean() > max(0.035, 0.8 * float(texture[mask].mean())):
@@ -366,6 +371,40 @@ def _broken(
     relief = scenes._relief(rough, light, rng.uniform(0.6, 2))  # noqa: SLF001
     tone = level * rng.uniform(0.55, 1.4) + rng.uniform(0.1, 0.5) * rgb(relief) + 0.3 * (rgb(rough) - 0.5)
     return image + rgb(alpha) * (tone - image), alpha > 0.5
+
+
+def _shattered(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    ground: np.ndarray,
+    host: np.ndarray,
+    photographs: Photographs,
+    light: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Break a large piece out of the thing: shards, each in its own light, over what lies below."""
+    solid = host.astype(np.uint8)
+    edge = (solid - cv2.erode(solid, np.ones((3, 3), np.uint8), borderValue=0)).astype(bool)
+    place = np.array(_spot(rng, edge if rng.random() < 0.7 and edge.any() else host))
+    canvas = np.zeros((SIZE, SIZE), np.uint8)
+    scenes._fill(canvas, scenes._place(rng, scenes._outline(rng), place, SIZE * scenes._log_uniform(rng, 0.1, 0.4)))  # noqa: SLF001
+    alpha = canvas.astype(np.float32) / 255 * host
+    mask = alpha > 0.5
+    if mask.sum() < 0.02 * SIZE * SIZE or mask.sum() > 0.7 * host.sum():
+        return image, np.zeros_like(host)
+    below = rng.random()
+    floor = ground if below < 0.35 else photographs.read("material", rng) if below < 0.55 else image
+    ys, xs = np.nonzero(mask)
+    picked = rng.integers(len(ys), size=int(rng.integers(2, 9)))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    reach = np.stack([np.hypot(x - xs[at], y - ys[at]) for at in picked])
+    gains = np.exp(rng.normal(0, 0.45, len(picked))).astype(np.float32)
+    layer = floor * rgb(gains[reach.argmin(0)] * np.float32(rng.uniform(0.4, 1.1)))
+    nearest = np.partition(reach, 1, axis=0)
+    rim = np.exp(-((nearest[1] - nearest[0]) ** 2) / rng.uniform(2, 30)).astype(np.float32)
+    changed = image + rgb(alpha) * (layer + rgb(rim * rng.normal(0, 0.24)) - image)
+    if rng.random() < 0.7:
+        changed = changed + rng.uniform(0.05, 0.28) * rgb(scenes._relief(alpha, light, rng.uniform(1, 3)) * host)  # noqa: SLF001
+    return changed, mask
 
 
 def _foreign(

@@ -38,6 +38,8 @@ SHARES = (0.52, 0.13, 0.2, 0.06, 0.09)
 MAX_SHAPES = 8
 PAPER_KEPT = ("PA_FVN01_TL", "PA_BTN01_RL")
 """Kinds of paper for validation."""
+BREAKS = 0.25
+"""Share of the defects of scenes and photographs that are large breaks."""
 MIN_DEFECT = 24
 """Smallest defect, in pixels."""
 
@@ -309,6 +311,56 @@ def _add_chip(
     return mask
 
 
+def _add_break(
+    rng: np.random.Generator,
+    photographs: Photographs,
+    image: np.ndarray,
+    below: np.ndarray,
+    host: np.ndarray,
+    light: float,
+) -> np.ndarray:
+    """Break a large piece out of ``host``: shards, each with its own light, over what lies below. Mask as above."""
+    nothing = np.zeros_like(host)
+    solid = host.astype(np.uint8)
+    rim = solid - cv2.erode(solid, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero(rim if rim.any() and rng.random() < 0.7 else host)
+    at = int(rng.integers(len(rows)))
+    centre = np.array([columns[at], rows[at]], np.float64)
+    radius = SIZE * scenes._log_uniform(rng, 0.1, 0.45)  # noqa: SLF001
+    canvas = np.zeros((SIZE, SIZE), np.uint8)
+    scenes._fill(canvas, scenes._place(rng, scenes._outline(rng), centre, radius))  # noqa: SLF001
+    alpha = canvas.astype(np.float32) / 255 * host
+    mask = alpha > 0.5
+    if not 0.02 * SIZE * SIZE < mask.sum() < min(0.35 * SIZE * SIZE, 0.8 * host.sum()):
+        return nothing
+    before, kind = image.copy(), rng.random()
+    floor = below if kind < 0.4 else _surface(rng, photographs) if kind < 0.6 else image.copy()
+    floor = floor * np.float32(rng.uniform(0.4, 1.1))
+    rows, columns = np.nonzero(mask)
+    picked = rng.integers(len(rows), size=int(rng.integers(2, 9)))
+    places = np.stack([columns[picked], rows[picked]], 1)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    reach = np.stack([np.hypot(x - px, y - py) for px, py in places])
+    shard = reach.argmin(0)
+    gains = np.exp(rng.normal(0, 0.45, len(places))).astype(np.float32)
+    layer = floor * gains[shard][..., None]
+    for number in range(len(places)):
+        if rng.random() < 0.25:
+            where = shard == number
+            layer[where] = _surface(rng, photographs)[where]
+    nearest = np.partition(reach, 1, axis=0)
+    edge = np.exp(-((nearest[1] - nearest[0]) ** 2) / rng.uniform(2, 30)).astype(np.float32)
+    layer = layer + (edge * np.float32(rng.normal(0, 60)))[..., None]
+    image += (layer - image) * alpha[..., None]
+    if rng.random() < 0.7:
+        image += np.float32(rng.uniform(10, 70)) * (scenes._relief(alpha, light, rng.uniform(1, 3)) * host)[..., None]  # noqa: SLF001
+    np.clip(image, 0, 255, out=image)
+    if np.abs(image - before).mean(2)[mask].mean() < 15:
+        image[:] = before
+        return nothing
+    return mask
+
+
 def draw_photo_scene(rng: np.random.Generator, photographs: Photographs, *, whole: bool) -> Drawn:
     """Draw a scene of photographed materials; with ``whole``, a whole photograph is the scene.
 
@@ -344,7 +396,10 @@ def draw_photo_scene(rng: np.random.Generator, photographs: Photographs, *, whol
         host = shapes[int(rng.integers(len(shapes))) if rng.random() < 0.3 else 0] if shapes else everywhere
         if host.sum() < 0.03 * host.size or rng.random() < 0.1:
             host = everywhere
-        if shapes and not shapes[0].all() and rng.random() < 0.22:
+        chance = rng.random()
+        if chance < BREAKS:
+            added = _add_break(rng, photographs, image, below, host, light)
+        elif shapes and not shapes[0].all() and chance < BREAKS + 0.2:
             added = _add_chip(rng, image, below, shapes[0], light)
         else:
             added = _add_defect(rng, photographs, image, host, light)

@@ -632,14 +632,19 @@ def load(path: Path) -> Sam:
 
 
 def start_sam(start: Path) -> Sam:
-    """Build Lite's SAM: ImageNet weights in the trunk, prompt encoder and decoder from another small SAM."""
+    """Build Lite's SAM: ImageNet weights in the trunk, and what another small SAM has of the rest, or all of it."""
     sam = build_sam("lite")
     weights = imagenet_weights()
     trunk = sam.image_encoder.trunk
     trunk.load_state_dict({name: weights[name] for name in trunk.state_dict()})
     for stage in (trunk.conv_stem, trunk.bn1, trunk.blocks[0], trunk.blocks[1]):
         stage.requires_grad_(requires_grad=False)
-    parts = {n: v.float() for n, v in load_file(start).items() if n.startswith(("prompt_encoder.", "mask_decoder."))}
+    known = sam.state_dict()
+    parts = {
+        name: value.float()
+        for name, value in load_file(start).items()
+        if not name.startswith("image_encoder.") or known.get(name, torch.empty(0)).shape == value.shape
+    }
     missing = sam.load_state_dict(parts, strict=False).missing_keys
     if any(not name.startswith("image_encoder.") for name in missing):
         msg = f"{start} has no prompt encoder and decoder of Lite's size. Give --start a file of the demo SAM."

@@ -243,7 +243,7 @@ WEIGHTS: dict[str, WeightPair] = {
     ),
     "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "lite": WeightPair(
-        _carried("CLIP", 320, 11_978_690, "c5ecc60a7a190fd79168f71bbe715dfe566a94e960dfd874e96bbc722f6c47ad"),
+        _carried("CLIP", 320, 11_978_690, "ba9713640ebfcc19e4e29cc9fb520594f0831ac996a0e4a40c65ddf17baaaa4f"),
         _carried("SAM", 256, 7_849_976, "efeec94314ff2adc74f0cbfc1bdc6e8a4dc8347b9973c368d94693ae75efa169"),
         map_size=256,
         localizer="pyramid",
@@ -294,7 +294,7 @@ _LEARNED = (
         "adapters",
         320,
         2_639_632,
-        "779b35cabc90d4731f42e8d51c27ddd9e7971d36ec76a7302aa30e6d3f8e155b",
+        "d06c6310767b775560d93f9c7407dcb5bbe4cbbd1bacc19aebc317aaf125481c",
         localizer="pyramid",
     ),
     _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),

@@ -257,6 +257,11 @@ def test_threshold_is_explained_where_nobody_has_said_it(model: ClipSam) -> None
         "The threshold is what 90 % of these pictures do not exceed: the rest are called defective, however many are. "
         "Look at the highest scores, and set it with --threshold."
     )
+    judge.passing_share = None
+    assert explained() == (
+        "The threshold, 0.5, is where a picture differs from the rest of these by more than they usually do. If most "
+        "of them are damaged, or all have the same defect, set it with --threshold."
+    )
     judge.thresholds = None  # of fewer than five pictures
     assert explained().startswith("The threshold, 0.5, is not fitted")
 

@@ -46,6 +46,8 @@ own median. [ours, not measured]"""
 UNLIKE = 2.0
 """A picture whose median distance is so many times the largest of any good part is of another part. [ours: pictures of
 the same part, drawn and real, stayed below 1.5 times, those of other parts were mostly above 2.5 times]"""
+RAW_PASSING_SHARE = 0.9
+"""Share of a batch that its thresholds let pass where distances are given as they are: nothing has fitted 0.5 then."""
 POOL_BYTES = 6 * 2**30
 """Bytes that the features of a batch may take; pictures judge each other in subsets where they do not fit. 200
 pictures, as a category of MVTec AD or VisA has, fit at 518 px with four taps of ViT-L."""
@@ -87,8 +89,8 @@ class Judge(nn.Module, ABC):
         reference (nn.Module): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass, in (0, 1].
-            Defaults to ``1``.
+        passing_share (float | None): Share of the good parts, or of the batch, that the thresholds let pass, in (0, 1];
+            ``None`` for thresholds of 0.5, which the calibration has fitted. Defaults to ``1``.
 
     Attributes:
         thresholds (Thresholds | None): What good parts, or the bulk of the batch, pass; ``None`` before they are known.
@@ -100,10 +102,14 @@ class Judge(nn.Module, ABC):
     NAME: ClassVar[str]
 
     def __init__(
-        self, reference: nn.Module, combination: Combination, calibration: Calibration, passing_share: float = 1.0
+        self,
+        reference: nn.Module,
+        combination: Combination,
+        calibration: Calibration,
+        passing_share: float | None = 1.0,
     ) -> None:
         super().__init__()
-        if not 0 < passing_share <= 1:
+        if passing_share is not None and not 0 < passing_share <= 1:
             msg = f"passing_share is {passing_share}, but it is a share of the pictures. Choose above 0, 1 at most."
             raise ValueError(msg)
         self.reference = reference
@@ -142,6 +148,9 @@ class Judge(nn.Module, ABC):
 
     def _set_thresholds(self, peaks: torch.Tensor, scores: torch.Tensor) -> None:
         """Let a share of good pictures pass, by the highest pixels of their maps and by their scores, ``(N,)``."""
+        if self.passing_share is None:
+            self.thresholds = Thresholds(image=0.5, pixel=0.5)
+            return
         self.thresholds = Thresholds(
             image=float(passing_threshold(scores, self.passing_share)),
             pixel=float(passing_threshold(peaks, self.passing_share)),
@@ -311,7 +320,7 @@ class BatchJudge(Judge):
         reference (BatchReference): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float): Share of the batch that the thresholds let pass.
+        passing_share (float | None): Share of the batch that the thresholds let pass; ``None`` for 0.5.
         alone (SelfJudge): Judges pictures that are too few.
         windows (tuple[int, ...]): Pictures that share their image scores, see :func:`smooth_scores`; none if empty.
     """
@@ -323,7 +332,7 @@ class BatchJudge(Judge):
         reference: BatchReference,
         combination: Combination,
         calibration: Calibration,
-        passing_share: float,
+        passing_share: float | None,
         alone: SelfJudge,
         windows: tuple[int, ...],
     ) -> None:
@@ -656,8 +665,9 @@ def build_judge(
     if windows and in_tiles:
         msg = "`windows` share the scores of pictures that look alike as wholes. With tiles, leave them out."
         raise ValueError(msg)
+    share = options.get("passing_share", RAW_PASSING_SHARE if calibration.raw else None)
     judge = TiledBatchJudge if in_tiles else BatchJudge
-    return judge(BatchReference(**how), combination, calibration, options.get("passing_share", 0.9), alone, windows)
+    return judge(BatchReference(**how), combination, calibration, share, alone, windows)
 
 
 def _set_taps(localizer: Localizer, taps: tuple[int, ...]) -> None:

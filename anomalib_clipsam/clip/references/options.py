@@ -20,7 +20,8 @@ class ReferenceOptions(TypedDict, total=False):
         peak_share (float): Share of the map's pixels, the highest ones, whose mean is the reference's image score; 0
             for the maximum, as published for MuSc and APRIL-GAN. Defaults to ``0.01``.
         passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass. Defaults to ``1``
-            for good parts, and ``0.9`` for a batch.
+            for good parts, and for a batch to none: its thresholds are 0.5, which the calibration fits to it (0.9 with
+            ``raw``).
         taps (list[int]): Blocks of a ViT, counted from 1, whose output is compared. Defaults to four, evenly spaced.
         raw (bool): Whether maps are half the distance, as published, and no probability. Defaults to ``False``.
         windows (list[int]): Pictures of a batch that share their image scores, MuSc's last step: published are 1, 2, 3

@@ -290,6 +290,17 @@ def test_a_share_of_the_batch_passes_its_thresholds() -> None:
     assert int((maps.flatten(1).amax(dim=1) <= judge.thresholds.pixel + 1e-3).sum()) == 4
 
 
+def test_thresholds_of_a_batch_are_what_the_calibration_fits_unless_nothing_is_fitted() -> None:
+    fitted, raw = judge_of("batch"), judge_of("batch", raw=True)
+    for judge in (fitted, raw):
+        keys = collect(judge, looks(10))
+        assert judge.thresholds is None
+        judge.judge()
+    assert fitted.thresholds == judges.Thresholds(image=0.5, pixel=0.5)
+    _, scores = raw.recall(keys, torch.device("cpu"))
+    assert raw.thresholds.image == float(scores.sort().values[8])
+
+
 def test_what_is_kept_of_a_picture_is_half_precision_and_features_go_when_they_were_compared() -> None:
     judge = judge_of("batch")
     collect(judge, looks(6))
