@@ -109,7 +109,7 @@ TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Lightning's precisions that leave weights as they are."""
 IN_TILES: ReferenceOptions = {"memory_limit": 8192, "text_share": 0.5}
 """What good parts have for defaults with tiles: each tile is compared with the whole memory, and the text sees small
-defects better than patches do (``docs/ablation.md``)."""
+defects better than patches do (``docs/ablation.md``). The batch takes over the share; it was not measured there."""
 MUCH_MEMORY = 2 * 10**9
 """Bytes of kept predictions above which a warning is logged."""
 
@@ -321,14 +321,11 @@ class ClipSam(AnomalibModule):
         if few_shot_source is not None and not k_shot:
             msg = f"few_shot_source='{few_shot_source}' is given, but k_shot is 0. Say how many good parts by k_shot."
             raise ValueError(msg)
-        if tiling is not None and references == "batch":
-            msg = "The batch is compared as wholes. With tiles, give good parts by k_shot, or choose references='self'."
-            raise ValueError(msg)
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
         self._read_from: str | None = None  # where the good parts are from; None for those given by a user
         options = group(reference_options, ReferenceOptions, "reference_options")
-        if tiling is not None and k_shot:
+        if tiling is not None and (k_shot or references == "batch"):
             options = {**IN_TILES, **options}
         if self._learned is not None and self._learned.architecture != clip_row.architecture:
             msg = (
@@ -359,7 +356,13 @@ class ClipSam(AnomalibModule):
             ppg=generator if refine else None,
             cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
-            judge=build_judge(built, pair.references if references is None else references, k_shot, options),
+            judge=build_judge(
+                built,
+                pair.references if references is None else references,
+                k_shot,
+                options,
+                in_tiles=tiling is not None,
+            ),
             class_name=self.class_name or DEFAULT_CLASS_NAME,
             precision=precision,
         )
@@ -581,12 +584,13 @@ class ClipSam(AnomalibModule):
         if not whole.pictures or judge.judged_already(whole.files, self.model.class_name):
             return
         judge.begin(whole.pictures)
-        for batch in whole.shown(self.trainer):
-            batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
-            if self.pre_processor is not None:
-                self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
-            with _naming(batch.image_path or [None]):
-                self.model.collect(batch.image)
+        for says, look in self.model.batch_looks.items():
+            for batch in whole.shown(self.trainer, says):
+                batch.image = batch.image.to(self.device)  # resized there, as in the pass, so to the same bits
+                if self.pre_processor is not None:
+                    self.pre_processor.on_predict_batch_start(self.trainer, self, batch, 0)
+                with _naming(batch.image_path or [None]):
+                    look(batch.image)
         judge.judge(whole.files, self.model.class_name)
         self._use_thresholds()
 

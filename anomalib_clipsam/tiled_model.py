@@ -8,11 +8,13 @@ Letters: B images, H W map of a picture, N tiles, M side of the map of one look,
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.clip.references import picture_key
 from anomalib_clipsam.compute.precision import check_precision, full_precision
 from anomalib_clipsam.frame import frame_to_map, resize_to, scaled_size
 from anomalib_clipsam.refiner import ClipSamStages
@@ -20,7 +22,7 @@ from anomalib_clipsam.tiles import Blend, TileGrid, Tiling, Window, plan_asks
 from anomalib_clipsam.torch_model import ClipSamModel, check_images
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from anomalib_clipsam.clip.references.judges import Answer, Look
 
@@ -128,11 +130,9 @@ class TiledClipSamModel(ClipSamModel):
         Returns:
             tuple[torch.Tensor, torch.Tensor]: S_a ``(1, H, W)`` and the image score ``(1,)``, in [0, 1].
         """
-        grid = self.grid(image)
-        if len(grid) == 1:
-            anomaly_map, score = super().join(image, answers)
-            return _resize_map(anomaly_map, grid.size), score
         tile_map, tile_scores = self.blend(image, answers)
+        if self.count_looks(image) == 1:
+            return tile_map, tile_scores
         whole_map, whole_score = self.look_at_whole(image)
         anomaly_map = (tile_map + WHOLE_WEIGHT * whole_map).clamp(max=1)
         return anomaly_map, join_scores(tile_scores, anomaly_map, whole_score)
@@ -144,7 +144,7 @@ class TiledClipSamModel(ClipSamModel):
         return _resize_map(anomaly_map, grid.size), score
 
     def blend(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
-        """Blend the maps of a picture's tiles.
+        """Blend the maps of a picture's tiles, or resize the only one to the picture's.
 
         Args:
             image (torch.Tensor): ``(1, 3, height, width)``.
@@ -154,12 +154,45 @@ class TiledClipSamModel(ClipSamModel):
             tuple[torch.Tensor, torch.Tensor]: Blended map ``(1, H, W)``, and the score of each tile ``(N,)``.
         """
         grid = self.grid(image)
+        if len(grid) == 1:
+            anomaly_map, score = super().join(image, answers)
+            return _resize_map(anomaly_map, grid.size), score
         blend, scores, windows = Blend(grid, self.tiling.overlap, image.device), [], iter(grid)
         for maps, tile_scores in answers:
             scores.append(tile_scores)
             for tile_map in _resize_map(maps, grid.tile):
                 blend.add(next(windows), tile_map)
         return blend.result()[None], torch.cat(scores)
+
+    @property
+    def batch_looks(self) -> dict[str, Callable[[torch.Tensor], None]]:
+        """What the pictures of a batch that judges itself are shown to before the pass.
+
+        See :class:`~anomalib_clipsam.clip.references.TiledBatchJudge`.
+        """
+        return {
+            "Looking at all pictures": self.collect,
+            "Comparing all pictures": self._compare,
+            "Judging all pictures": self._settle,
+        }
+
+    def collect(self, image: torch.Tensor) -> None:
+        """Keep patches of the tiles of pictures ``(B, 3, height, width)``."""
+        check_images(image)
+        for picture in image.split(1):
+            self.judge.sample(picture_key(picture[0]), self.looks(picture), self.count_looks(picture))
+
+    def _compare(self, image: torch.Tensor) -> None:
+        """Compare tiles of pictures ``(B, 3, height, width)`` with the patches of the other pictures."""
+        for picture in image.split(1):
+            self.judge.compare(picture_key(picture[0]), self.looks(picture), partial(self.blend, picture))
+
+    def _settle(self, image: torch.Tensor) -> None:
+        """Keep what text and the other pictures say of pictures ``(B, 3, height, width)``."""
+        for picture in image.split(1):
+            key = picture_key(picture[0])
+            if not self.judge.answered(key):
+                self.judge.keep(key, self.join(picture, self.judge.answer(key, self.looks(picture))))
 
     def _cut(self, image: torch.Tensor, grid: TileGrid, window: Window, longer_side: int | None = None) -> torch.Tensor:
         """Cut a part of a picture out, resized to a longer side, CLIP's if it is not given.

@@ -25,7 +25,7 @@ from anomalib_clipsam.fusion import Fusion, image_score
 from anomalib_clipsam.refiner import ClipSamStages, NotFiniteError, SamRefiner, not_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from anomalib_clipsam.clip import Localizer
     from anomalib_clipsam.clip.localizers.base import Taps
@@ -217,6 +217,11 @@ class ClipSamModel(SamRefiner):
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
         score = global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
         return anomaly_map, score, taps
+
+    @property
+    def batch_looks(self) -> dict[str, Callable[[torch.Tensor], None]]:
+        """What all pictures of a batch that judges itself are shown to before the pass, one after the other."""
+        return {"Comparing all pictures": self.collect}
 
     def collect(self, image: torch.Tensor) -> None:
         """Look at pictures of a batch that judges itself, those that were not seen yet.

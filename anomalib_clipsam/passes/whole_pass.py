@@ -69,16 +69,17 @@ class WholePass:
         """Give the number of batches."""
         return sum(-(-len(order) // (loader.batch_size or 1)) for loader, order in self.parts)
 
-    def shown(self, trainer: Trainer) -> Iterator[Batch]:
+    def shown(self, trainer: Trainer, says: str) -> Iterator[Batch]:
         """Read the batches under a progress bar, where the pass has one.
 
         Args:
             trainer (Trainer): Trainer of the pass.
+            says (str): What is done.
 
         Yields:
             Batch: The batches.
         """
-        with progress(trainer, "Comparing all pictures", len(self)) as advance:
+        with progress(trainer, says, len(self)) as advance:
             for batch in self:
                 yield batch
                 advance(1)

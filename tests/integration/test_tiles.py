@@ -161,9 +161,57 @@ def test_a_checkpoint_found_with_other_tiles_is_refused(made_with: str | None, o
         ClipSam(weights="lite", refine=False, tiles=own).on_load_checkpoint(checkpoint)
 
 
-def test_a_batch_that_compares_whole_pictures_is_refused_with_tiles() -> None:
-    with pytest.raises(ValueError, match=r"The batch is compared as wholes\. With tiles, give good parts"):
-        ClipSam(weights="lite", tiles="auto", references="batch")
+BATCH = {"weights": "lite", "class_name": "carpet", "references": "batch", "refine": False}
+
+
+def test_of_an_unlabelled_batch_in_tiles_the_damaged_picture_stands_out(tmp_path: Path) -> None:
+    """Of 1, 2 and 4 tiles; nothing depends on how many come at once."""
+    sizes = {"0": (120, 200), "1": (200, 110), "damaged": (220, 180), "3": (128, 120), "4": (90, 120), "5": (128, 128)}
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed, (name, size) in enumerate(sizes.items()):
+        image = surface("carpet", size, seed)
+        if name == "damaged":
+            for step in range(24):
+                image[100 + step // 3 : 103 + step // 3, 120 + step] = 10
+        Image.fromarray(image).save(pictures / f"{name}.png")
+    found = []
+    for several, tile_batch in ((1, 4), (4, 3)):
+        model = ClipSam(**BATCH, tiles=128, tile_batch=tile_batch, reference_options={"passing_share": 0.8})
+        loader = DataLoader(PredictDataset(pictures), several, collate_fn=PredictDataset(pictures).collate_fn)
+        batches = Engine(default_root_dir=tmp_path / str(several)).predict(model, dataloaders=[loader])
+        found.append({batch.image_path[0].rsplit("/", 1)[1].removesuffix(".png"): batch for batch in batches})
+        assert model.model.judge.thresholds.image == pytest.approx(model.post_processor.image_threshold.item())
+    one, other = found
+    assert one.keys() == sizes.keys()
+    for name, batch in one.items():
+        assert batch.anomaly_map.shape == (1, *sizes[name])
+        torch.testing.assert_close(batch.anomaly_map, other[name].anomaly_map, atol=2e-3, rtol=0)
+        torch.testing.assert_close(batch.pred_score, other[name].pred_score, atol=2e-3, rtol=0)
+    scores = {name: batch.pred_score.item() for name, batch in one.items()}
+    assert [name for name, batch in one.items() if bool(batch.pred_label)] == ["damaged"]
+    assert max(scores, key=scores.get) == "damaged"
+    row, column = np.unravel_index(int(one["damaged"].anomaly_map[0].argmax()), sizes["damaged"])
+    assert 90 < row < 122
+    assert 110 < column < 154
+
+
+def test_no_seam_is_visible_in_the_map_of_a_picture_that_others_judge() -> None:
+    model = ClipSam(**BATCH, tiles=128).eval().model
+    noise = np.random.default_rng(0).standard_normal((6, 320, 320)).astype(np.float32)
+    grain = [torch.from_numpy(0.5 + 0.08 * cv2.GaussianBlur(one, (0, 0), 1.5)).expand(1, 3, -1, -1) for one in noise]
+    images = [grain[0], *(image[..., :128, :128] for image in grain[1:])]
+    model.judge.begin(len(images))
+    for look in model.batch_looks.values():
+        for image in images:
+            look(image)
+    anomaly_map = model.stages(images[0]).anomaly_map[0]
+    assert model.grid(images[0]).rows == model.grid(images[0]).columns == (0, 96, 192)
+    for steps in (anomaly_map.diff(dim=1).abs().mean(dim=0), anomaly_map.diff(dim=0).abs().mean(dim=1)):  # (319,)
+        at_edges = torch.stack([steps[edge - 2 : edge + 2].max() for edge in (96, 128, 192, 224)])
+        assert at_edges.max() <= steps[8:-8].quantile(0.99)
+    with pytest.raises(ValueError, match="With tiles, leave them out"):
+        ClipSam(**BATCH, tiles=128, reference_options={"windows": [1, 2]})
 
 
 @pytest.fixture(scope="module")

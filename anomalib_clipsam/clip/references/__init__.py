@@ -15,6 +15,7 @@ from anomalib_clipsam.clip.references.judges import (
     Judge,
     SelfJudge,
     Thresholds,
+    TiledBatchJudge,
     build_judge,
     picture_key,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "SelfJudge",
     "SelfReference",
     "Thresholds",
+    "TiledBatchJudge",
     "build_judge",
     "passing_threshold",
     "peak_score",

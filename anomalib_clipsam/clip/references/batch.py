@@ -3,7 +3,8 @@
 
 """The unlabelled batch as reference: what the other pictures do not show is suspect. [related: MuSc]
 
-Letters: N pictures, T taps, C channels, h w patch grid, P = h * w patches, r side of a neighbourhood, E embedding.
+Letters: N pictures, B tiles of one of them, T taps, C channels, h w patch grid, P = h * w patches, M patches that are
+kept of a picture in tiles, r side of a neighbourhood, E embedding.
 
 Reference:
     Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with Mutual Scoring of the Unlabeled
@@ -12,16 +13,23 @@ Reference:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.references.features import Reference, Taps, patches_of
+from anomalib_clipsam.clip.references.features import Reference, Taps, nearest_similarity, patches_of, spread
 from anomalib_clipsam.compute.precision import full_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LEAST_PICTURES = 5
 """Fewest pictures that judge each other: MuSc's own code gives NaN for 4."""
 MUSC_SIZES = (1, 3, 5)
 """Sides r of the neighbourhoods that MuSc averages over."""
+MOST_PATCHES = 2048
+"""Most patches of a picture in tiles that others are compared with: more than any look of the published pairs has."""
 
 
 def aggregate_neighbours(features: torch.Tensor, size: int) -> torch.Tensor:
@@ -58,9 +66,28 @@ def mutual_scores(patches: torch.Tensor, share: float = 0.3) -> torch.Tensor:
             similarity = patches[i] @ patches[j].T  # (P, P)
             nearest[i, j] = similarity.amax(dim=1)
             nearest[j, i] = similarity.amax(dim=0)
-    deciding = max(1, int(share * (count - 1)))
-    distances = (2 - 2 * nearest.topk(deciding, dim=1).values).clamp(min=0).sqrt()
-    return distances.mean(dim=1)
+    return _decide(nearest, share, count - 1)
+
+
+def scores_by(patches: torch.Tensor, others: Sequence[torch.Tensor], share: float = 0.3) -> torch.Tensor:
+    """Let other pictures judge patches, as :func:`mutual_scores` does, whatever number of patches they have.
+
+    Args:
+        patches (torch.Tensor): Normalised patches ``(B, P, C)`` of one picture.
+        others (Sequence[torch.Tensor]): Normalised patches ``(M, C)`` of each of the other pictures.
+        share (float): Share of the other pictures that decide. Defaults to ``0.3``.
+
+    Returns:
+        torch.Tensor: ``(B, P)``.
+    """
+    nearest = torch.stack([nearest_similarity(patches, other) for other in others], dim=1)  # (B, N - 1, P)
+    return _decide(nearest, share, len(others))
+
+
+def _decide(nearest: torch.Tensor, share: float, others: int) -> torch.Tensor:
+    """Make scores of the similarities ``(B, N, P)`` to the nearest patch of each picture."""
+    deciding = max(1, int(share * others))
+    return (2 - 2 * nearest.topk(deciding, dim=1).values).clamp(min=0).sqrt().mean(dim=1)
 
 
 def smooth_scores(scores: torch.Tensor, embeddings: torch.Tensor, windows: tuple[int, ...]) -> torch.Tensor:
@@ -165,9 +192,55 @@ class BatchReference(Reference):
 
     def _scores(self, tap: torch.Tensor, size: int) -> torch.Tensor:
         """Give the mutual scores ``(N, h, w)`` of one tap and neighbourhood."""
+        return mutual_scores(self._patches(tap, size), self.share).unflatten(1, tap.shape[-2:])
+
+    def _patches(self, tap: torch.Tensor, size: int) -> torch.Tensor:
+        """Give the normalised patches ``(N, P, C)`` of one tap and neighbourhood."""
         # joined stages weigh the same by their norms, which another normalisation would undo
-        features = tap if self.join and size == 1 else aggregate_neighbours(tap, size)
-        return mutual_scores(patches_of(features), self.share).unflatten(1, tap.shape[-2:])
+        return patches_of(tap if self.join and size == 1 else aggregate_neighbours(tap, size))
+
+    @torch.no_grad()
+    def sample(self, taps: Taps, views: int, limit: int) -> Taps:
+        """Pick patches of some tiles of a picture, that other pictures are compared with.
+
+        Args:
+            taps (tuple[torch.Tensor, ...]): Grids ``(B, C_t, h_t, w_t)`` of B tiles.
+            views (int): Tiles of the picture, all of which have an equal share.
+            limit (int): Bytes that the patches of the picture may take.
+
+        Returns:
+            tuple[torch.Tensor, ...]: Normalised patches ``(M, C_t)`` in half precision of each tap and neighbourhood:
+            of all tiles together at most :data:`MOST_PATCHES`, but one of each tile at least. Where a tile has more,
+            anomalib's ``KCenterGreedy`` picks those that are farthest from one another.
+        """
+        features = self.features(taps)
+        with full_precision(features[0].device.type):
+            patches = [self._patches(tap, size) for tap in features for size in self.sizes]
+            most = min(MOST_PATCHES, limit // (2 * sum(tile.shape[-1] for tile in patches)))
+            each = max(1, most // views)
+            return tuple(torch.cat([spread(tile, each) for tile in tiles]).half() for tiles in patches)
+
+    @torch.no_grad()
+    def distances_to(self, taps: Taps, others: Sequence[Taps]) -> torch.Tensor:
+        """Let other pictures judge tiles of one.
+
+        Args:
+            taps (tuple[torch.Tensor, ...]): Grids ``(B, C_t, h_t, w_t)`` of B tiles.
+            others (Sequence[tuple[torch.Tensor, ...]]): What :meth:`sample` gave of each other picture.
+
+        Returns:
+            torch.Tensor: ``(B, T, h, w)`` in [0, 2].
+        """
+        features = self.features(taps)
+        grids, known = [], zip(*others, strict=True)  # of a tap and neighbourhood, the patches of all others
+        with full_precision(features[0].device.type):
+            for tap in features:
+                scores = [
+                    scores_by(self._patches(tap, size), [other.float() for other in next(known)], self.share)
+                    for size in self.sizes
+                ]
+                grids.append(torch.stack(scores).mean(dim=0).unflatten(1, tap.shape[-2:]))
+        return torch.stack(grids, dim=1)
 
     def parts(self, count: int, taps: Taps, limit: int) -> int:
         """Say into how many subsets a batch is divided where it does not fit into memory.

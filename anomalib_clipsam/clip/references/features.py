@@ -73,6 +73,23 @@ def nearest_similarity(patches: torch.Tensor, memory: torch.Tensor) -> torch.Ten
     return torch.stack(best).amax(dim=0)
 
 
+def spread(patches: torch.Tensor, most: int) -> torch.Tensor:
+    """Pick at most so many of the patches ``(P, C)``, far from one another, the same every time."""
+    if len(patches) <= most:
+        return patches
+    # Here, since the import loads all models of anomalib, and text prompts are printed without them.
+    from anomalib.models.components import KCenterGreedy
+
+    # its steps alone: of one look they are fast without a random projection, and need no progress bar
+    sampler = KCenterGreedy(patches, sampling_ratio=1.0)
+    sampler.features = patches
+    picked = [torch.zeros((), dtype=torch.long, device=patches.device)]
+    while len(picked) < most:
+        sampler.update_distances(picked[-1])
+        picked.append(sampler.get_new_idx())
+    return patches[torch.stack(picked)]
+
+
 def peak_score(distance_map: torch.Tensor, share: float = 0.01) -> torch.Tensor:
     """Give a picture's own score: the mean of the highest values of its map. [ours]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 
-from anomalib_clipsam.clip.references.features import PictureReference, Taps, nearest_similarity, patches_of
+from anomalib_clipsam.clip.references.features import PictureReference, Taps, nearest_similarity, patches_of, spread
 
 
 def quarter_turns(images: torch.Tensor) -> list[torch.Tensor]:
@@ -94,7 +94,7 @@ class FewShotReference(PictureReference):
                 limit, in equal shares.
         """
         most = max(1, self.memory_limit // len(taps[0]) if most is None else most)
-        added = [torch.cat([_spread(look, most) for look in patches_of(tap)]) for tap in self.features(taps)]
+        added = [torch.cat([spread(look, most) for look in patches_of(tap)]) for tap in self.features(taps)]
         self.set_memory(tuple(map(torch.cat, zip(self.memory, added, strict=True))) if self.memory else tuple(added))
 
     @staticmethod
@@ -144,20 +144,3 @@ class FewShotReference(PictureReference):
             for tap, patches in zip(features, memory, strict=True)
         ]
         return torch.stack(grids, dim=1).clamp(min=0)  # rounding
-
-
-def _spread(patches: torch.Tensor, most: int) -> torch.Tensor:
-    """Pick at most so many of the patches ``(P, C)``, far from one another, the same every time."""
-    if len(patches) <= most:
-        return patches
-    # Here, since the import loads all models of anomalib, and text prompts are printed without them.
-    from anomalib.models.components import KCenterGreedy
-
-    # its steps alone: of one look they are fast without a random projection, and need no progress bar
-    sampler = KCenterGreedy(patches, sampling_ratio=1.0)
-    sampler.features = patches
-    picked = [torch.zeros((), dtype=torch.long, device=patches.device)]
-    while len(picked) < most:
-        sampler.update_distances(picked[-1])
-        picked.append(sampler.get_new_idx())
-    return patches[torch.stack(picked)]

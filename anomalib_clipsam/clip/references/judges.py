@@ -28,7 +28,7 @@ from anomalib_clipsam.clip.references.options import ReferenceOptions
 from anomalib_clipsam.clip.references.self_reference import SelfReference
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from anomalib_clipsam.clip.localizers import Localizer
     from anomalib_clipsam.clip.references.features import Taps
@@ -51,6 +51,9 @@ RAW_PASSING_SHARE = 0.9
 POOL_BYTES = 6 * 2**30
 """Bytes that the features of a batch may take; pictures judge each other in subsets where they do not fit. 200
 pictures, as a category of MVTec AD or VisA has, fit at 518 px with four taps of ViT-L."""
+SAMPLE_BYTES = 2 * 2**30
+"""Bytes that the patches of all pictures in tiles may take, on the model's device: 0.6 MB a picture with the carried
+pair, 50 MB with four taps of ViT-L, of which 42 pictures fit; more pictures keep fewer patches each."""
 
 
 @dataclass(frozen=True)
@@ -506,6 +509,111 @@ class BatchJudge(Judge):
         return *super().settings(), self._company
 
 
+class TiledBatchJudge(BatchJudge):
+    """The unlabelled batch judges, each picture in tiles: they are looked at three times before the pass.
+
+    1. :meth:`sample` keeps up to 2048 patches of each picture, equally many of each of its tiles.
+    2. :meth:`compare` compares every patch of a picture with those of each other picture, none with those of its own,
+       and learns from the blended maps what is usual.
+    3. :meth:`answer` judges the tiles, now that this is known; :meth:`keep` is told what the model makes of them.
+
+    Of N pictures with n tiles of P patches each, N n P 2048 (N - 1) pairs of patches are compared. The patches take
+    :data:`SAMPLE_BYTES` at most; one grid of distances a tile and one answer a picture stay too, in main memory.
+    Pictures that are fewer than 5, or were not collected, are judged by themselves, a tile at a time.
+    """
+
+    def begin(self, count: int) -> None:
+        """Forget the pictures of an earlier batch. See :meth:`BatchJudge.begin`."""
+        super().begin(count)
+        self._samples: dict[str, Taps] = {}
+        self._grids: dict[str, list[torch.Tensor]] = {}
+        self._extremes: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the collected pictures are too few to judge each other."""
+        return len(self._samples) < LEAST_PICTURES
+
+    def sample(self, key: str, looks: Iterable[Look], views: int) -> None:
+        """Keep patches of a picture, the first time that it comes.
+
+        Args:
+            key (str): Its name, see :func:`picture_key`.
+            looks (Iterable[tuple]): Looks at its tiles.
+            views (int): Number of its tiles.
+        """
+        if key not in self._samples:
+            limit = SAMPLE_BYTES // max(1, self._count)
+            kept = [self.reference.sample(taps, views, limit) for _, _, taps in looks]
+            self._samples[key] = tuple(map(torch.cat, zip(*kept, strict=True)))
+
+    @torch.no_grad()
+    def compare(self, key: str, looks: Iterable[Look], blend: Callable[[Iterable[Answer]], Answer]) -> None:
+        """Compare a picture with the others, when the patches of all are known.
+
+        Args:
+            key (str): Its name.
+            looks (Iterable[tuple]): Looks at its tiles.
+            blend (Callable[[Iterable[tuple]], tuple]): Makes one map ``(1, H, W)`` of those of its tiles.
+        """
+        if key in self._grids or self.too_few:
+            return
+        self._grids[key] = []
+        others = [patches for other, patches in self._samples.items() if other != key]
+
+        def compared() -> Iterator[Answer]:
+            for text_map, text_score, taps in looks:
+                distance = self.reference.distances_to(taps, others).mean(dim=1, keepdim=True)
+                self._grids[key].append(distance.cpu())
+                yield self.reference.to_map(distance, tuple(text_map.shape[-2:])), text_score
+
+        self._extremes[key] = extremes(blend(compared())[0])
+        medians, peaks = map(torch.cat, zip(*self._extremes.values(), strict=True))
+        self.calibration.fit_extremes(medians, peaks, "batch")  # of all pictures once the last has come
+
+    def answer(self, key: str, looks: Iterable[Look]) -> Iterator[Answer]:
+        """Judge the tiles of a picture; one that was not compared, since pictures are too few, by themselves.
+
+        Args:
+            key (str): Its name.
+            looks (Iterable[tuple]): Looks at its tiles.
+
+        Yields:
+            tuple: Map and score of each look.
+        """
+        if key not in self._grids:
+            yield from (self.alone(*look) for look in looks)
+            return
+        for (text_map, text_score, _), grid in zip(looks, self._grids[key], strict=True):
+            distance = self.reference.to_map(grid.to(text_map.device), tuple(text_map.shape[-2:]))
+            yield self._join(text_map, text_score, distance)
+
+    def answered(self, key: str) -> bool:
+        """Say whether :meth:`keep` has what was found about a picture."""
+        return key in self._answers
+
+    def keep(self, key: str, answer: Answer) -> None:
+        """Keep S_a ``(1, H, W)``, in half precision, and the image score ``(1,)`` of a picture."""
+        anomaly_map, score = answer
+        self._answers[key] = (anomaly_map[0].half().cpu(), score[0].cpu())
+
+    def judge(self, files: Hashable = None, class_name: str = "") -> None:
+        """Say the thresholds, when all answers are kept. See :meth:`BatchJudge.judge`."""
+        self._company, self._judged = frozenset(self._answers), (files, class_name)
+        if self.too_few:
+            self._warn(len(self._samples))
+        else:
+            maps, scores = zip(*self._answers.values(), strict=True)
+            self._set_thresholds(torch.stack([anomaly_map.amax().float() for anomaly_map in maps]), torch.stack(scores))
+        self._samples, self._grids = {}, {}
+
+    def forward(
+        self, text_map: torch.Tensor, text_score: torch.Tensor, taps: Taps
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Judge tiles of a picture that was not collected by themselves. See :meth:`Judge.forward`."""
+        return self.alone(text_map, text_score, taps)
+
+
 def picture_key(image: torch.Tensor) -> str:
     """Name a picture by its pixels.
 
@@ -518,7 +626,9 @@ def picture_key(image: torch.Tensor) -> str:
     return hashlib.sha256(image.detach().cpu().contiguous().numpy()).hexdigest()
 
 
-def build_judge(localizer: Localizer, references: str, k_shot: int, options: ReferenceOptions) -> Judge | None:
+def build_judge(
+    localizer: Localizer, references: str, k_shot: int, options: ReferenceOptions, in_tiles: bool = False
+) -> Judge | None:
     """Build the judge that was asked for.
 
     Args:
@@ -526,9 +636,13 @@ def build_judge(localizer: Localizer, references: str, k_shot: int, options: Ref
         references (str): One of :data:`REFERENCES`.
         k_shot (int): Good parts that judge; 0 for none.
         options (ReferenceOptions): What the user set.
+        in_tiles (bool): Whether pictures are seen in tiles. Defaults to ``False``.
 
     Returns:
         Judge | None: The judge; ``None`` for the text alone.
+
+    Raises:
+        ValueError: If an option is outside its range, or ``windows`` are asked of a batch in tiles.
     """
     if references == "none" and not k_shot:
         return None
@@ -548,8 +662,12 @@ def build_judge(localizer: Localizer, references: str, k_shot: int, options: Ref
         return SelfJudge(SelfReference(**how), combination, calibration, usual)
     alone = SelfJudge(SelfReference(**how), combination, Calibration(calibration.raw), usual)
     windows = tuple(options.get("windows", ()))
+    if windows and in_tiles:
+        msg = "`windows` share the scores of pictures that look alike as wholes. With tiles, leave them out."
+        raise ValueError(msg)
     share = options.get("passing_share", RAW_PASSING_SHARE if calibration.raw else None)
-    return BatchJudge(BatchReference(**how), combination, calibration, share, alone, windows)
+    judge = TiledBatchJudge if in_tiles else BatchJudge
+    return judge(BatchReference(**how), combination, calibration, share, alone, windows)
 
 
 def _set_taps(localizer: Localizer, taps: tuple[int, ...]) -> None:

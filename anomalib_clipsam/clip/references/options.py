@@ -15,7 +15,7 @@ class ReferenceOptions(TypedDict, total=False):
         memory_limit (int): Most patches of good parts that are kept per tap, shared equally among the parts, and among
             the tiles of a part. Defaults to ``32768``; with tiles to ``8192``, as each of them is compared with all.
         text_share (float): Share of the text in the map; 0 gives the reference alone. Defaults to ``0.3``, and to
-            ``0.5`` for good parts with tiles.
+            ``0.5`` for good parts and the batch with tiles.
         text_score_share (float): Share of the text in the image score. Defaults to ``0.4``.
         peak_share (float): Share of the map's pixels, the highest ones, whose mean is the reference's image score; 0
             for the maximum, as published for MuSc and APRIL-GAN. Defaults to ``0.01``.

@@ -67,16 +67,16 @@ def test_bar_stands_in_that_of_the_pass_and_changes_nothing(
 
     def seen(bar: object, main: bool = True) -> int:
         trainer = SimpleNamespace(progress_bar_callback=bar, is_global_zero=main)
-        return sum(len(batch.image) for batch in whole.shown(trainer))
+        return sum(len(batch.image) for batch in whole.shown(trainer, "Comparing"))
 
     assert (seen(None), seen(rich), seen(TQDMProgressBar(), main=False)) == (7, 7, 7)
     assert capsys.readouterr().err == ""
     rich.progress = Progress(disable=True)
     assert seen(rich) == 7
     (task,) = rich.progress.tasks
-    assert (task.description, task.completed, task.total) == ("Comparing all pictures", 3, 3)
+    assert (task.description, task.completed, task.total) == ("Comparing", 3, 3)
     assert seen(TQDMProgressBar()) == 7
-    assert "Comparing all pictures: " in capsys.readouterr().err
+    assert "Comparing: " in capsys.readouterr().err
 
 
 def test_files_tell_one_pass_from_another(dataset: PredictDataset, tmp_path: Path) -> None:

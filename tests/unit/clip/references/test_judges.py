@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,14 @@ from anomalib_clipsam.clip.references import (
     FewShotReference,
     Judge,
     SelfJudge,
+    TiledBatchJudge,
+    batch,
     build_judge,
     judges,
     quarter_turns,
     smooth_scores,
 )
+from anomalib_clipsam.clip.references.features import patches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -381,23 +385,123 @@ def test_a_batch_that_was_judged_is_known_by_its_files_and_the_name() -> None:
     assert not judge.judged_already(None, "")
 
 
+# ---------------------------------------------------------------- the batch in tiles
+
+TILES = [[0, 1], [2], [3, 4, 5], [6], [7, 8]]
+"""Looks of the tiles of five pictures."""
+
+
+def judge_tiles(judge: TiledBatchJudge, looked: tuple, tiles: list[list[int]] = TILES) -> list[str]:
+    """Show pictures three times, as a pass does."""
+    looker = Looker(looked)
+    pictures = [torch.tensor(numbers).repeat_interleave(2).expand(1, 3, 2, -1).float() for numbers in tiles]
+    keys = [f"picture {number}" for number in range(len(tiles))]
+    judge.begin(len(tiles))
+    for key, picture in zip(keys, pictures, strict=True):
+        judge.sample(key, looker.looks(picture), looker.count_looks(picture))
+    for key, picture in zip(keys, pictures, strict=True):
+        judge.compare(key, looker.looks(picture), partial(looker.join, picture))
+    for key, picture in zip(keys, pictures, strict=True):
+        judge.keep(key, looker.join(picture, judge.answer(key, looker.looks(picture))))
+    judge.judge()
+    return keys
+
+
+def test_every_tile_is_compared_with_the_other_pictures_and_none_of_its_own_tiles() -> None:
+    """Where nothing is dropped, each answer is made of all patches of the others, and thresholds of the answers."""
+    looked = looks(9)
+    judge = build_judge(localizer(joins_taps=True), "batch", 0, {"passing_share": 1.0}, in_tiles=True)
+    keys = judge_tiles(judge, looked)
+    reference = BatchReference(join=True)
+    (joined,) = reference.features(looked[2])
+    patches = patches_of(joined)  # (9, 12, 12)
+    maps = []
+    for numbers in TILES:
+        others = [patches[other].flatten(0, 1) for other in TILES if other != numbers]
+        nearest = torch.stack([torch.cdist(patches[numbers], other).amin(dim=-1) for other in others])
+        grid = nearest.amin(dim=0)  # 30 % of four pictures are one
+        maps.append(reference.to_map(grid.unflatten(1, GRID)[:, None], SIZE))
+    pictures = [torch.cat(list(tiles), dim=1)[None] for tiles in maps]
+    medians, peaks = (torch.stack(values) for values in zip(*((p.median(), p.amax()) for p in pictures), strict=True))
+    usual = medians.median()
+    torch.testing.assert_close(judge.calibration.usual, usual, atol=2e-3, rtol=0)  # patches are kept in half precision
+    torch.testing.assert_close(judge.calibration.limit, usual + 1.2 * (peaks.mean() - usual), atol=2e-3, rtol=0)
+    scores = []
+    for key, numbers, tiles in zip(keys, TILES, maps, strict=True):
+        expected = judge.combination(looked[0][numbers], looked[1][numbers], judge.calibration(tiles))
+        (anomaly_map,), (score,) = judge.recall([key], torch.device("cpu"))
+        torch.testing.assert_close(anomaly_map, torch.cat(list(expected[0]), dim=1), atol=5e-3, rtol=0)
+        torch.testing.assert_close(score, expected[1].amax(), atol=5e-3, rtol=0)
+        scores.append(score.item())
+    assert judge.thresholds.image == pytest.approx(max(scores))
+    highest = max(judge.recall([key], torch.device("cpu"))[0].amax().item() for key in keys)
+    assert judge.thresholds.pixel == pytest.approx(highest)
+    assert judge._samples == judge._grids == {}
+
+
+def test_pictures_of_one_tile_get_the_answers_of_a_batch_without_tiles() -> None:
+    looked, whole = looks(7), judge_of("batch")
+    judge = build_judge(localizer(), "batch", 0, {}, in_tiles=True)
+    keys = judge_tiles(judge, looked, [[number] for number in range(7)])
+    for found, expected in zip(judge.recall(keys, torch.device("cpu")), whole(*looked), strict=True):
+        torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_a_picture_keeps_a_bounded_number_of_patches_an_equal_share_of_each_tile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "MOST_PATCHES", 9)
+    _, _, taps = looks(4)
+    reference = BatchReference()
+    kept = reference.sample(taps, 4, 2**20)
+    assert [tuple(patches.shape) for patches in kept] == [(4 * 2, channels) for channels in (5, 5, 5, 7, 7, 7)]
+    assert {patches.dtype for patches in kept} == {torch.float16}
+    own = torch.nn.functional.normalize(batch.aggregate_neighbours(taps[0], 1).flatten(2).mT, dim=-1)
+    for tile, patches in enumerate(kept[0].float().split(2)):
+        assert torch.cdist(patches, own[tile]).amin(dim=1).amax() < 2e-3
+    assert len(reference.sample(taps, 4, 2 * 36 * 5)[0]) == 4  # 36 channels of 2 bytes in all: 5 patches fit
+    assert len(reference.sample(taps, 4, 0)[0]) == 4
+    assert [torch.equal(*pair) for pair in zip(kept, reference.sample(taps, 4, 2**20), strict=True)] == 6 * [True]
+
+
+def test_tiles_of_too_few_pictures_are_judged_by_themselves(caplog: pytest.LogCaptureFixture) -> None:
+    looked, alone = looks(9), judge_of("self")
+    judge = build_judge(localizer(), "batch", 0, {}, in_tiles=True)
+    with caplog.at_level(logging.WARNING, "anomalib_clipsam"):
+        keys = judge_tiles(judge, looked, TILES[:4])
+    assert caplog.text.count("4 pictures are too few to judge each other") == 1
+    (anomaly_map,), (score,) = judge.recall(keys[2:3], torch.device("cpu"))
+    expected = [alone(*one(looked, tile)) for tile in TILES[2]]
+    torch.testing.assert_close(anomaly_map, torch.cat([tile[0] for tile, _ in expected], dim=1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(score, max(score for _, score in expected)[0])
+    assert judge.thresholds is None
+    for found, value in zip(judge(*one(looked, 3)), expected[0], strict=True):  # one that was not collected
+        assert torch.equal(found, value)
+
+
+def test_scores_shared_by_whole_pictures_are_refused_in_tiles() -> None:
+    with pytest.raises(ValueError, match="With tiles, leave them out"):
+        build_judge(localizer(), "batch", 0, {"windows": [1, 2]}, in_tiles=True)
+
+
 # ---------------------------------------------------------------- what is said about a judge
 
 
 def test_settings_change_with_all_that_an_answer_depends_on() -> None:
-    def batch(number: int, **options: object) -> BatchJudge:
+    def company(number: int, **options: object) -> BatchJudge:
         judge = judge_of("batch", **options)
         collect(judge, looks(number))
         judge.judge()
         return judge
 
-    found = [batch(6), batch(7), batch(6, text_share=0.2), batch(6, peak_share=0.0), batch(6, raw=True)]
+    options = ({}, {"text_share": 0.2}, {"peak_share": 0.0}, {"raw": True})
+    found = [company(7), *(company(6, **given) for given in options)]
     found += [judge_of("self"), judge_of("self", known=(0.1, 0.2))]
     for seed in (0, 1):
         found.append(judge_of(k_shot=2))
         learn(found[-1], looks(2, seed))
     assert len({judge.settings() for judge in found}) == len(found)
-    assert batch(6).settings() == batch(6).settings()
+    assert company(6).settings() == company(6).settings()
     assert judge_of("self").settings() == judge_of("self").settings()
 
 
