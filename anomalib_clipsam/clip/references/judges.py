@@ -568,8 +568,9 @@ class TiledBatchJudge(BatchJudge):
                 yield self.reference.to_map(distance, tuple(text_map.shape[-2:])), text_score
 
         self._extremes[key] = extremes(blend(compared())[0])
-        medians, peaks = map(torch.cat, zip(*self._extremes.values(), strict=True))
-        self.calibration.fit_extremes(medians, peaks, "batch")  # of all pictures once the last has come
+        if len(self._extremes) == len(self._samples):  # the last has come
+            medians, peaks = map(torch.cat, zip(*self._extremes.values(), strict=True))
+            self.calibration.fit_extremes(medians, peaks, "batch")
 
     def answer(self, key: str, looks: Iterable[Look]) -> Iterator[Answer]:
         """Judge the tiles of a picture; one that was not compared, since pictures are too few, by themselves.
