@@ -373,6 +373,24 @@ def _broken(
     return image + rgb(alpha) * (tone - image), alpha > 0.5
 
 
+def shards(mask: np.ndarray, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split a mask's surroundings among some of its pixels, each to the nearest.
+
+    Args:
+        mask (np.ndarray): ``(S, S)`` bool.
+        picked (np.ndarray): Numbers of two pixels or more, among those of the mask.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Number of the shard at each place, and how much farther the second nearest pixel
+        is, 0 at the edges of shards, ``(S, S)`` each.
+    """
+    ys, xs = np.nonzero(mask)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    reach = np.stack([np.hypot(x - xs[at], y - ys[at]) for at in picked])
+    nearest = np.partition(reach, 1, axis=0)
+    return reach.argmin(0), nearest[1] - nearest[0]
+
+
 def _shattered(
     rng: np.random.Generator,
     image: np.ndarray,
@@ -393,14 +411,11 @@ def _shattered(
         return image, np.zeros_like(host)
     below = rng.random()
     floor = ground if below < 0.35 else photographs.read("material", rng) if below < 0.55 else image
-    ys, xs = np.nonzero(mask)
-    picked = rng.integers(len(ys), size=int(rng.integers(2, 9)))
-    y, x = np.mgrid[:SIZE, :SIZE]
-    reach = np.stack([np.hypot(x - xs[at], y - ys[at]) for at in picked])
+    picked = rng.integers(mask.sum(), size=int(rng.integers(2, 9)))
+    shard, gap = shards(mask, picked)
     gains = np.exp(rng.normal(0, 0.45, len(picked))).astype(np.float32)
-    layer = floor * rgb(gains[reach.argmin(0)] * np.float32(rng.uniform(0.4, 1.1)))
-    nearest = np.partition(reach, 1, axis=0)
-    rim = np.exp(-((nearest[1] - nearest[0]) ** 2) / rng.uniform(2, 30)).astype(np.float32)
+    layer = floor * rgb(gains[shard] * np.float32(rng.uniform(0.4, 1.1)))
+    rim = np.exp(-(gap**2) / rng.uniform(2, 30)).astype(np.float32)
     changed = image + rgb(alpha) * (layer + rgb(rim * rng.normal(0, 0.24)) - image)
     if rng.random() < 0.7:
         changed = changed + rng.uniform(0.05, 0.28) * rgb(scenes._relief(alpha, light, rng.uniform(1, 3)) * host)  # noqa: SLF001

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import timm
 import torch
+from photo_pairs import shards
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.demo import scenes
@@ -336,20 +337,15 @@ def _add_break(
     before, kind = image.copy(), rng.random()
     floor = below if kind < 0.4 else _surface(rng, photographs) if kind < 0.6 else image.copy()
     floor = floor * np.float32(rng.uniform(0.4, 1.1))
-    rows, columns = np.nonzero(mask)
-    picked = rng.integers(len(rows), size=int(rng.integers(2, 9)))
-    places = np.stack([columns[picked], rows[picked]], 1)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    reach = np.stack([np.hypot(x - px, y - py) for px, py in places])
-    shard = reach.argmin(0)
-    gains = np.exp(rng.normal(0, 0.45, len(places))).astype(np.float32)
+    picked = rng.integers(mask.sum(), size=int(rng.integers(2, 9)))
+    shard, gap = shards(mask, picked)
+    gains = np.exp(rng.normal(0, 0.45, len(picked))).astype(np.float32)
     layer = floor * gains[shard][..., None]
-    for number in range(len(places)):
+    for number in range(len(picked)):
         if rng.random() < 0.25:
             where = shard == number
             layer[where] = _surface(rng, photographs)[where]
-    nearest = np.partition(reach, 1, axis=0)
-    edge = np.exp(-((nearest[1] - nearest[0]) ** 2) / rng.uniform(2, 30)).astype(np.float32)
+    edge = np.exp(-(gap**2) / rng.uniform(2, 30)).astype(np.float32)
     layer = layer + (edge * np.float32(rng.normal(0, 60)))[..., None]
     image += (layer - image) * alpha[..., None]
     if rng.random() < 0.7:
