@@ -62,7 +62,7 @@ from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.deploy import export
 from anomalib_clipsam.frame import resize_to
 from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.messages import printable
+from anomalib_clipsam.messages import counted, printable
 from anomalib_clipsam.passes.advice import find_unused, refuse_videos
 from anomalib_clipsam.passes.calibration import SkipCalibration
 from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
@@ -251,10 +251,11 @@ class ClipSam(AnomalibModule):
             msg = f"map_size is {map_size}; it must be a number of pixels above 0, such as 518."
             raise ValueError(msg)
         tiling = None if tiles is None else Tiling(tiles, tile_overlap, tile_batch, map_size)
-        map_size = pair.map_size if map_size is None or tiling else map_size
+        # Lightning saves what the arguments are called by now, so none of them may be overwritten.
+        view_size = pair.map_size if map_size is None or tiling else map_size
         sam_row = pair.sam if sam_architecture is None else find_sam(sam_architecture)
-        clip_size = pair.clip.image_size if clip_size is None else clip_size
-        image_size = max(sam_row.image_size if refine else map_size, clip_size)  # what either of the two sees
+        clip_side = pair.clip.image_size if clip_size is None else clip_size
+        image_size = max(sam_row.image_size if refine else view_size, clip_side)  # what either of the two sees
         if pre_processor is True:
             square = (image_size, image_size)
             pre_processor = ClipSamPreProcessor(None) if tiling else self.configure_pre_processor(square)
@@ -345,14 +346,14 @@ class ClipSam(AnomalibModule):
         announce([row for row, own in rows if row is not None and not own])
         built = localizer_class.build(
             ensemble,
-            clip_size,
+            clip_side,
             clip=partial(load_clip, clip_row, clip_weights),
             adapters=partial(load_adapters, adapters),
         )
         model_class = ClipSamModel if tiling is None else partial(TiledClipSamModel, tiling=tiling)
         self.model = model_class(
             built,
-            map_size,
+            view_size,
             ppg=generator if refine else None,
             cps=cascade(load_sam(sam_row, sam_weights)) if refine else None,
             fusion=fuse if refine else None,
@@ -559,7 +560,7 @@ class ClipSam(AnomalibModule):
         parts = read_good_parts(self.k_shot, self.few_shot_source, datamodule, self._prepare, fits)
         self._show_good_parts(parts if self.in_tiles else list(parts))  # large ones do not stay in memory
         self._read_from = self._good_parts_at()
-        logger.info("Pictures are compared with %d good parts from %s.", self.k_shot, self._read_from)
+        logger.info("Pictures are compared with %s from %s.", counted(self.k_shot, "good part"), self._read_from)
 
     def _good_parts_at(self) -> str:
         """Say where good parts are read from."""
@@ -861,7 +862,7 @@ class ClipSam(AnomalibModule):
         judge.thresholds = Thresholds(*saved["thresholds"])
         judge.common, judge.sources = saved["common"], tuple(saved["sources"])
         self._read_from = None
-        logger.info("Pictures are compared with the checkpoint's %d good parts.", len(judge.sources))
+        logger.info("Pictures are compared with the checkpoint's %s.", counted(len(judge.sources), "good part"))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ClipSam:
@@ -976,8 +977,8 @@ class ClipSam(AnomalibModule):
         known = len(saved["good_parts"]["sources"]) if saved.get("good_parts") else self.k_shot
         if known != self.k_shot:
             msg = (
-                f"The checkpoint was made with {known} good parts, and this model has k_shot={self.k_shot}. Set k_shot "
-                f"to {known}, or calibrate anew without the checkpoint."
+                f"The checkpoint was made with {counted(known, 'good part')}, and this model has k_shot={self.k_shot}. "
+                f"Set k_shot to {known}, or calibrate anew without the checkpoint."
             )
             raise ValueError(msg)
 
@@ -1026,7 +1027,8 @@ class ClipSam(AnomalibModule):
                 f"however many are. Look at the highest scores, and set it with {by_hand}."
             )
         if judge.passing_share < 1:
-            return f"The threshold lets {share} of the {self.k_shot} good parts pass. Set another with {by_hand}."
+            parts = counted(self.k_shot, "good part")
+            return f"The threshold lets {share} of the {parts} pass. Set another with {by_hand}."
         parts = "good part" if self.k_shot == 1 else f"{self.k_shot} good parts, each judged by the others"
         return (
             f"The threshold is the highest score of the {parts}. Expect at least 1 in {self.k_shot + 1} further good "

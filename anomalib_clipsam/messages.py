@@ -33,3 +33,16 @@ def reason(error: Exception) -> str:
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # what comes before it is the advice
     first = (text.split(" Please ")[0].splitlines() or [""])[0].rstrip(".")
     return f"{printable(first) or type(error).__name__}."
+
+
+def counted(number: int, thing: str) -> str:
+    """Name a number of things: ``"1 good part"``, ``"2 good parts"``.
+
+    Args:
+        number (int): How many.
+        thing (str): One of them; its plural has an s.
+
+    Returns:
+        str: Both.
+    """
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from anomalib.data import PredictDataset
 from anomalib.data.utils import LabelName
 
-from anomalib_clipsam.messages import printable
+from anomalib_clipsam.messages import counted, printable
 from anomalib_clipsam.passes.pictures import find_fault
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def read_good_parts(
     """
     if source is not None:
         if not Path(source).exists():
-            msg = f"few_shot_source='{source}' does not exist. Give a folder of at least {number} good parts."
+            msg = (
+                f"few_shot_source='{source}' does not exist. Give a folder of at least {counted(number, 'good part')}."
+            )
             raise FileNotFoundError(msg)
         try:
             dataset = PredictDataset(Path(source))
@@ -122,7 +124,7 @@ def read_good_parts(
         )
         raise ValueError(msg)
     if len(paths) < number:
-        msg = f"k_shot is {number}, but {where} has {len(paths)} good parts. Add pictures, or lower k_shot."
+        msg = f"k_shot is {number}, but {where} has {counted(len(paths), 'good part')}. Add pictures, or lower k_shot."
         raise ValueError(msg)
     chosen = sorted(map(str, paths))[:number]
     faults = [f"{printable(path)} {fault}" for path in chosen if (fault := find_fault(path, fits=fits))]

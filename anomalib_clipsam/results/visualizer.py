@@ -282,9 +282,11 @@ def _uncounted(model: ClipSamModel) -> Iterator[None]:
     if model.judge is not None:
         counters += [(model.judge, "judged"), (model.judge, "unlike")]
     before = [getattr(owner, name) for owner, name in counters]
-    yield
-    for (owner, name), value in zip(counters, before, strict=True):
-        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for (owner, name), value in zip(counters, before, strict=True):
+            setattr(owner, name, value)
 
 
 def own_name(pl_module: LightningModule, item: ImageItem) -> str | None:

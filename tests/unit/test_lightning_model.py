@@ -251,7 +251,7 @@ def test_threshold_is_explained_where_nobody_has_said_it(model: ClipSam) -> None
     stand_in.k_shot = 1
     assert explained().startswith("The threshold is the highest score of the good part. Expect at least 1 in 2 ")
     judge.passing_share = 0.9
-    assert explained() == "The threshold lets 90 % of the 1 good parts pass. Set another with --threshold."
+    assert explained() == "The threshold lets 90 % of the 1 good part pass. Set another with --threshold."
     stand_in.compares_batch = True
     assert explained() == (
         "The threshold is what 90 % of these pictures do not exceed: the rest are called defective, however many are. "
@@ -863,6 +863,15 @@ def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
     restored = torch.load(tmp_path / "hparams.pt", weights_only=True)
     assert restored == dict(model.hparams)
     ClipSam(**restored)
+
+
+def test_hyper_parameters_are_what_was_given() -> None:
+    """A model in tiles came back from its checkpoint with the maps of a single look: the argument was overwritten."""
+    for given in ({}, {"tiles": "auto"}, {"tiles": 256, "map_size": 700}):
+        model = ClipSam(weights="lite", class_name="part", refine=False, **given)
+        defaults = {name: one.default for name, one in inspect.signature(ClipSam).parameters.items()}
+        expected = {**defaults, "weights": "lite", "class_name": "part", "refine": False, **given}
+        assert dict(model.hparams) == {name: expected[name] for name in model.hparams}
 
 
 def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:

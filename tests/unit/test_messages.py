@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 
 import pytest
 
-from anomalib_clipsam.messages import printable, reason
+from anomalib_clipsam.messages import counted, printable, reason
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,8 @@ def test_text_is_one_line_without_control_characters(text: object, expected: str
 )
 def test_reason_is_one_line_without_advice(error: Exception, expected: str) -> None:
     assert reason(error) == expected
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 good parts"), (1, "1 good part"), (2, "2 good parts")])
+def test_things_are_counted(number: int, text: str) -> None:
+    assert counted(number, "good part") == text

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -341,3 +342,12 @@ def test_its_own_look_is_not_counted(drawn: np.ndarray, references: str) -> None
     draw_item(torch_model, image, ImageItem(image=image[0]), 16)
     assert counts() == before
     assert before[0] == 1
+
+
+def test_its_own_look_is_not_counted_where_drawing_fails(drawn: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ClipSam(weights="demo", class_name="a").eval()
+    image = model.pre_processor(torch.tensor(drawn).permute(2, 0, 1)[None] / 255)
+    monkeypatch.setattr(model.model, "stages", Mock(side_effect=RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match="no memory"):
+        draw_item(model.model, image, ImageItem(image=image[0]), 16, "b")
+    assert model.model.class_name == "a"
