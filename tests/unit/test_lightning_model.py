@@ -868,9 +868,9 @@ def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
 def test_hyper_parameters_are_what_was_given() -> None:
     """A model in tiles came back from its checkpoint with the maps of a single look: the argument was overwritten."""
     for given in ({}, {"tiles": "auto"}, {"tiles": 256, "map_size": 700}):
-        model = ClipSam(weights="lite", class_name="part", refine=False, **given)
+        model = ClipSam(weights="demo", class_name="part", refine=False, **given)
         defaults = {name: one.default for name, one in inspect.signature(ClipSam).parameters.items()}
-        expected = {**defaults, "weights": "lite", "class_name": "part", "refine": False, **given}
+        expected = {**defaults, "weights": "demo", "class_name": "part", "refine": False, **given}
         assert dict(model.hparams) == {name: expected[name] for name in model.hparams}
 
 
