@@ -48,35 +48,28 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_clipsam.arguments import check_types, group, plain
 from anomalib_clipsam.clip import LOCALIZERS, Localizer, PromptEnsemble
-from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME, FolderNames, is_name
-from anomalib_clipsam.clip.references import (
-    REFERENCES,
-    BatchJudge,
-    FewShotJudge,
-    ReferenceOptions,
-    Thresholds,
-    build_judge,
-)
+from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME, FolderNames, is_name
+from anomalib_clipsam.references import REFERENCES, BatchJudge, FewShotJudge, ReferenceOptions, Thresholds, build_judge
 from anomalib_clipsam.compute.hashing import hash_weights
-from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
-from anomalib_clipsam.deploy import export
-from anomalib_clipsam.frame import resize_to
-from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.messages import counted, printable
-from anomalib_clipsam.passes.advice import find_unused, refuse_videos
-from anomalib_clipsam.passes.calibration import SkipCalibration
-from anomalib_clipsam.passes.checkpoints import check_entries, check_what_is_read, naming
-from anomalib_clipsam.passes.good_parts import WatchedLooks, read_good_parts
-from anomalib_clipsam.passes.kept_predictions import PredictionStore, RunEnd
-from anomalib_clipsam.passes.pictures import PictureCheck
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
-from anomalib_clipsam.passes.progress import progress
-from anomalib_clipsam.passes.summary import PassSummary
-from anomalib_clipsam.passes.whole_pass import WholePass
-from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.results.visualizer import ResultVisualizer
-from anomalib_clipsam.tiled_model import TiledClipSamModel
-from anomalib_clipsam.tiles import Tiling
+from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.export import mixin as export
+from anomalib_clipsam.method.frame import resize_to
+from anomalib_clipsam.method.fusion import Fusion, FusionArguments
+from anomalib_clipsam.errors.errors import counted, printable
+from anomalib_clipsam.data.advice import find_unused, refuse_videos
+from anomalib_clipsam.plugin.skip_calibration import SkipCalibration
+from anomalib_clipsam.plugin.checkpoint_file import check_entries, check_what_is_read, naming
+from anomalib_clipsam.data.good_parts import WatchedLooks, read_good_parts
+from anomalib_clipsam.plugin.kept_predictions import PredictionStore, RunEnd
+from anomalib_clipsam.data.unreadable import PictureCheck
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.data.progress import progress
+from anomalib_clipsam.plugin.report import PassSummary
+from anomalib_clipsam.data.whole_pass import WholePass
+from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.drawing.visualizers import ResultVisualizer
+from anomalib_clipsam.tiling.torch_model import TiledClipSamModel
+from anomalib_clipsam.tiling.layout import Tiling
 from anomalib_clipsam.torch_model import ClipSamModel, NotFiniteError, check_images
 from anomalib_clipsam.weights.load import find_learned, load_adapters, load_clip, load_sam
 from anomalib_clipsam.weights.store import announce
@@ -124,7 +117,7 @@ class ClipSam(AnomalibModule):
             to ``"vit_b"``.
         class_name (str | None): Name of the part in the text prompts. For many products in one run, ``"folder"`` takes
             the name of the folder that holds each picture, and a YAML file maps folders to names, see
-            :class:`anomalib_clipsam.clip.class_names.FolderNames`. ``None`` takes the data module's category if it has
+            :class:`anomalib_clipsam.plugin.part_names.FolderNames`. ``None`` takes the data module's category if it has
             a letter, else ``"object"``. Defaults to ``None``.
         localizer (str): Where the anomaly map comes from, see :data:`anomalib_clipsam.clip.LOCALIZERS`. ``"crane"``,
             ``"anomaly_clip"`` and ``"april_gan"`` use weights that their authors trained on one industrial data set
@@ -160,13 +153,13 @@ class ClipSam(AnomalibModule):
         k_shot (int): Number of good parts to compare with, as in anomalib's ``WinClip``; 0 for none. Defaults to ``0``.
         few_shot_source (str | None): Folder of these good parts. Defaults to ``None``, the training data.
         reference_options (ReferenceOptions | None): What to set of the references, such as ``{"rotate": True}``, see
-            :class:`anomalib_clipsam.clip.references.ReferenceOptions`. Defaults to ``None``, its defaults.
+            :class:`anomalib_clipsam.references.ReferenceOptions`. Defaults to ``None``, its defaults.
         ppg (PpgArguments | None): What to set of the point prompts, such as ``{"min_score": 0.6}``, see
-            :class:`anomalib_clipsam.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
+            :class:`anomalib_clipsam.method.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
         cps (CpsArguments | None): Settings of the cascade, such as ``{"multimask": True}``, see
-            :class:`anomalib_clipsam.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
+            :class:`anomalib_clipsam.method.cps.CascadedPrompts`. Defaults to ``None``, its defaults.
         fusion (FusionArguments | None): Settings of the fusion, such as ``{"mode": "gate"}``, see
-            :class:`anomalib_clipsam.fusion.Fusion`. Defaults to ``None``, its defaults.
+            :class:`anomalib_clipsam.method.fusion.Fusion`. Defaults to ``None``, its defaults.
         image_threshold (float | None): Image score above which a picture is defective, in [0, 1], before anomalib
             normalises it so that 0.5 is the threshold. Defaults to ``None``: as labels, good parts or the batch say,
             else 0.5.
@@ -182,11 +175,11 @@ class ClipSam(AnomalibModule):
             same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default,
-            :class:`anomalib_clipsam.passes.processing.ClipSamPostProcessor`, which takes anomalib's sensitivities too.
+            :class:`anomalib_clipsam.plugin.post_processor.ClipSamPostProcessor`, which takes anomalib's sensitivities too.
             Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default. Defaults to ``True``.
         visualizer (Visualizer | bool): Visualizer, or whether to use the default,
-            :class:`anomalib_clipsam.results.visualizer.ResultVisualizer`. Defaults to ``True``.
+            :class:`anomalib_clipsam.drawing.visualizers.ResultVisualizer`. Defaults to ``True``.
 
     Raises:
         TypeError: If an argument is of another type.

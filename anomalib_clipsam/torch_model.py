@@ -18,21 +18,21 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.references import BatchJudge, picture_key
+from anomalib_clipsam.references import BatchJudge, picture_key
 from anomalib_clipsam.compute.precision import check_precision, encoders_in
-from anomalib_clipsam.frame import resize_image, scaled_size
-from anomalib_clipsam.fusion import Fusion, image_score
-from anomalib_clipsam.refiner import ClipSamStages, NotFiniteError, SamRefiner, not_finite
+from anomalib_clipsam.method.frame import resize_image, scaled_size
+from anomalib_clipsam.method.fusion import Fusion, image_score
+from anomalib_clipsam.method.refiner import ClipSamStages, NotFiniteError, SamRefiner, not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from anomalib_clipsam.clip import Localizer
     from anomalib_clipsam.clip.localizers.base import Taps
-    from anomalib_clipsam.clip.references import Judge
-    from anomalib_clipsam.clip.references.judges import Answer, Look
-    from anomalib_clipsam.cps import CascadedPrompts
-    from anomalib_clipsam.ppg import PointPromptGenerator
+    from anomalib_clipsam.references import Judge
+    from anomalib_clipsam.references.judge import Answer, Look
+    from anomalib_clipsam.method.cps import CascadedPrompts
+    from anomalib_clipsam.method.ppg import PointPromptGenerator
 
 OVERSHOOT = 0.5
 """How far outside [0, 1] values are clamped and not refused: where black and white pixels alternate, a bicubic resize

@@ -30,13 +30,13 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references import BatchJudge, FewShotJudge
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.demo.datamodule import DrawnParts
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
-from anomalib_clipsam.frame import frame_to_map
-from anomalib_clipsam.fusion import Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.references import BatchJudge, FewShotJudge
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
+from anomalib_clipsam.method.frame import frame_to_map
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 
 OPTIONS = {
     "min_score": (0.3, 0.4, 0.5, 0.6),

@@ -36,11 +36,11 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references import Combination
-from anomalib_clipsam.demo import canvas, defects, drawing, textures
-from anomalib_clipsam.demo.canvas import SIZE, rgb
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
-from anomalib_clipsam.results.drawing import BOX, WHITE, heat, outline, sheet
+from anomalib_clipsam.references import Combination
+from anomalib_clipsam.drawn_parts import canvas, defects, drawing, textures
+from anomalib_clipsam.drawn_parts.canvas import SIZE, rgb
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
+from anomalib_clipsam.drawing.panels import BOX, WHITE, heat, outline, sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

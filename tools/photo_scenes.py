@@ -29,8 +29,8 @@ import torch
 from photo_pairs import shards
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.demo import scenes
-from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
+from anomalib_clipsam.drawn_parts import scenes
+from anomalib_clipsam.drawn_parts.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
 
 SIZE = 256
 CELLS = SIZE // 8

@@ -19,15 +19,15 @@ from anomalib.data.utils.boxes import masks_to_boxes
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME
-from anomalib_clipsam.clip.references import Thresholds, build_judge
+from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
+from anomalib_clipsam.references import Thresholds, build_judge
 from anomalib_clipsam.lightning_model import ClipSam
-from anomalib_clipsam.messages import printable
-from anomalib_clipsam.passes.pictures import FORMATS, find_fault
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-from anomalib_clipsam.results.drawing import FOUND, fit, heat, orientation_of, outline, upright
-from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
-from anomalib_clipsam.results.visualizer import CROPS, draw_asks, draw_prompts
+from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.data.unreadable import FORMATS, find_fault
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.drawing.panels import FOUND, fit, heat, orientation_of, outline, upright
+from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
+from anomalib_clipsam.drawing.visualizers import CROPS, draw_asks, draw_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Look:
         class_name (str): Name that CLIP was asked about.
         notes (tuple[str, ...]): What a user should know, in sentences. Defaults to none.
         orientation (int): How the picture is to be turned for a person, see
-            :func:`~anomalib_clipsam.results.drawing.orientation_of`. Defaults to ``1``, not at all.
+            :func:`~anomalib_clipsam.drawing.panels.orientation_of`. Defaults to ``1``, not at all.
     """
 
     picture: Image.Image

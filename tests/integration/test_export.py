@@ -28,8 +28,8 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.tiled_model import join_scores
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.tiling.torch_model import join_scores
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -257,7 +257,7 @@ def test_cnn_is_not_quantized(
 ) -> None:
     """Its convolutions, into which OpenVINO folds the norms, are not told from the decoder's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anomalib_clipsam.deploy.export.to_onnx", lambda *_: pipeline.onnx)
+    monkeypatch.setattr("anomalib_clipsam.export.mixin.to_onnx", lambda *_: pipeline.onnx)
     command = ["export", "--model=ClipSam", "--model.weights=demo", "--export_type=openvino"]
     with pytest.raises(ValueError, match="these image encoders have none"):
         AnomalibCLI([*command, "--compression_type=INT8_PTQ", f"--export_root={tmp_path}", *folder_arguments])

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.drawing import BOX
-from anomalib_clipsam.results.visualizer import draw_item
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.drawing.panels import BOX
+from anomalib_clipsam.drawing.visualizers import draw_item
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,15 +32,15 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
 from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.clip.references import Thresholds
+from anomalib_clipsam.references import Thresholds
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.compute.hashing import hash_tensors
-from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
-from anomalib_clipsam.frame import resize_image
-from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
-from anomalib_clipsam.passes.summary import PassSummary
-from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.method.frame import resize_image
+from anomalib_clipsam.method.fusion import Fusion, FusionArguments
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.plugin.report import PassSummary
+from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.torch_model import NotFiniteError
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair

@@ -20,9 +20,9 @@ from anomalib_clipsam.clip import LOCALIZERS, DenseLocalizer, Localizer, PromptE
 from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
 from anomalib_clipsam.clip.localizers import AprilGanLocalizer, FeaturePyramid, PyramidLocalizer
 from anomalib_clipsam.compute.precision import PRECISIONS
-from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
-from anomalib_clipsam.fusion import FUSIONS, Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.method.cps import EMPTY_LOGIT, CascadedPrompts
+from anomalib_clipsam.method.fusion import FUSIONS, Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
 

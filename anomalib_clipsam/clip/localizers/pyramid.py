@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
-from anomalib_clipsam.clip.references.features import join_taps
+from anomalib_clipsam.references.distances.features import join_taps
 from anomalib_clipsam.compute.precision import full_precision
 
 if TYPE_CHECKING:
