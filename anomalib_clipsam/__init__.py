@@ -17,10 +17,10 @@ Reference:
 # A plain constant, which type checkers know: `typing` would double the cost of this import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from anomalib_clipsam.drawing.visualizers import PromptVisualizer, ResultVisualizer
     from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
     from anomalib_clipsam.lightning_model import ClipSam
     from anomalib_clipsam.sam_post_processor.post_processor import SamPostProcessor
-    from anomalib_clipsam.drawing.visualizers import PromptVisualizer, ResultVisualizer
     from anomalib_clipsam.torch_model import ClipSamModel
 
 __version__ = "0.1.0"

@@ -30,7 +30,7 @@ PACKAGE = __name__.partition(".")[0]
 HOSTS = {
     "anomalib.models": (f"{PACKAGE}.lightning_model", "ClipSam", ("anomalib.models", "anomalib.models.image")),
     "anomalib.data": (f"{PACKAGE}.drawn_parts.datamodule", "DrawnParts", ("anomalib.data",)),
-    "anomalib.cli.cli": (f"{PACKAGE}.errors.command_line", "settle", ()),
+    "anomalib.cli.cli": (f"{PACKAGE}.errors.command_line", "install_error_hook", ()),
 }
 
 

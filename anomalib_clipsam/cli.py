@@ -32,7 +32,6 @@ from anomalib_clipsam.errors.command_line import ToStderr, find_advice, only_our
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
 
-
 TILES = "for large pictures: side of the tiles that they are cut into, or 'auto'"
 
 
@@ -157,7 +156,13 @@ def predictions(command: ArgumentParser) -> Run:
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
         from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
-        from anomalib_clipsam.predictions.run import check_trainer, count_good_parts, hash_content, list_pictures, write_predictions
+        from anomalib_clipsam.predictions.run import (
+            check_trainer,
+            count_good_parts,
+            hash_content,
+            list_pictures,
+            write_predictions,
+        )
 
         list_pictures(options.folder)  # before anything is fetched
         if options.threshold is not None and not 0 <= options.threshold <= 1:

@@ -80,7 +80,8 @@ def random_learned(kind: str) -> dict[str, torch.Tensor]:
 
 def build_localizer(clip_size: int = 518, kind: str = "dense", clip: str = "ViT-L-14-336") -> torch.nn.Module:
     """A localizer, by default ``dense`` with CLIP ViT-L-14-336, random weights."""
-    from anomalib_clipsam.clip import LOCALIZERS, PromptEnsemble, build_clip
+    from anomalib_clipsam.clip import PromptEnsemble, build_clip
+    from anomalib_clipsam.clip.localizers import LOCALIZERS
 
     localizer = LOCALIZERS[kind].build(
         PromptEnsemble(),
@@ -399,7 +400,7 @@ def anomaly_vfm(architecture: str) -> Run:
 def build_pipeline(architecture: str) -> torch.nn.Module:
     """The Lightning module of the whole model: what is exported, with the resize before and the thresholds after it."""
     from anomalib_clipsam import ClipSam
-    from anomalib_clipsam.plugin.post_processor import ClipSamPreProcessor
+    from anomalib_clipsam.plugin.pre_processor import ClipSamPreProcessor
 
     module = ClipSam(weights="lite", class_name="object").eval()
     module.model, module.pre_processor = build_clip_sam(architecture), ClipSamPreProcessor(1024)

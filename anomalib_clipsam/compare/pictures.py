@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.drawing.panels import TRUTH, WHITE, fit, heat, orientation_of, outline, upright
-from anomalib_clipsam.drawing.visualizers import draw_stages, has_stages
+from anomalib_clipsam.drawing.stages import draw_stages, has_stages
 
 if TYPE_CHECKING:
     import torch

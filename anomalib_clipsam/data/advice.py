@@ -17,6 +17,9 @@ from anomalib_clipsam.errors.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TRAINER_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Lightning's precisions that leave weights as they are."""
+
 
 def refuse_videos(datamodule: Any, reason: str = "ClipSam looks at single pictures") -> None:
     """Raise if a data module gives videos.
@@ -101,3 +104,21 @@ def find_results_inside(paths: Sequence[str | Path], results: str | Path) -> str
         f"The results are written to {printable(results)}, inside the folder of the pictures, so that the next run "
         "takes them for pictures of parts. Give another folder by --default_root_dir."
     )
+
+
+def refuse_precision(precision: str) -> None:
+    """Raise if a trainer converts weights: maps, points and masks need float32, and autocast leaves them in it.
+
+    Args:
+        precision (str): Lightning's name of the precision.
+
+    Raises:
+        ValueError: If weights would be converted.
+    """
+    if precision not in TRAINER_PRECISIONS:
+        msg = (
+            f"The trainer's precision is '{precision}', which converts the whole model, but points and masks need "
+            "float32. Leave it out, and set the model's own: precision='bf16' or 'fp16', on the command line "
+            "--model.precision bf16."
+        )
+        raise ValueError(msg)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from anomalib.data import PredictDataset
 from anomalib.data.utils import LabelName
 
+from anomalib_clipsam.data.files import find_fault
 from anomalib_clipsam.errors.errors import counted, printable
-from anomalib_clipsam.data.unreadable import find_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ class GoodParts(Sequence):
         return self.prepare(self.dataset[self.places[number]].image)
 
 
-class WatchedLooks:
+class WatchedViews:
     """A model whose looks at good parts move a progress bar: by 1 for each picture.
 
     Args:
@@ -62,15 +62,15 @@ class WatchedLooks:
     """
 
     def __init__(self, model: ClipSamModel, advance: Callable[[float], object]) -> None:
-        self.count_looks = model.count_looks
+        self.count_views = model.count_views
         self.join = model.join
         self.model = model
         self.advance = advance
 
-    def looks(self, image: torch.Tensor) -> Iterator[tuple]:
+    def views(self, image: torch.Tensor) -> Iterator[tuple]:
         """Look at a picture ``(1, 3, height, width)``."""
-        count = self.count_looks(image)
-        for look in self.model.looks(image):
+        count = self.count_views(image)
+        for look in self.model.views(image):
             yield look
             self.advance(len(look[0]) / count)
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from anomalib_clipsam.data.unreadable import PictureLoader, list_files
+from anomalib_clipsam.data.files import list_files
+from anomalib_clipsam.data.loader import PictureLoader
 from anomalib_clipsam.data.progress import progress
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ Example:
         └── ground_truth/crack/  000_mask.png ... 003_mask.png
 
 Notes:
-    The categories of ``anomalib_clipsam.drawn_parts.drawing.HELD_OUT_CATEGORIES`` were never drawn to train the weights that
-    come with this package. Scores on any other category say nothing about zero-shot detection.
+    The categories of ``HELD_OUT_CATEGORIES`` in ``drawing.py`` were never drawn to train the weights that come with
+    this package. Scores on any other category say nothing about zero-shot detection.
 """
 
 import hashlib

@@ -110,7 +110,7 @@ def sentence(error: BaseException, options: Mapping[str, str]) -> str:
     return re.sub(rf"`{name}`", lambda found: f"`{options[found[1]]}`", text)
 
 
-def settle() -> None:
+def install_error_hook() -> None:
     """Prepare this process, which runs anomalib's command line. A second call does nothing."""
     if getattr(sys.excepthook, "__module__", None) == __name__:
         return

@@ -46,3 +46,16 @@ def counted(number: int, thing: str) -> str:
         str: Both.
     """
     return f"{number} {thing}{'s' * (number != 1)}"
+
+
+class NotFiniteError(ValueError):
+    """Something about some images is NaN or infinite, so that there is no verdict.
+
+    Args:
+        message (str): What, and what to do.
+        images (list[int]): Places of these images in the batch.
+    """
+
+    def __init__(self, message: str, images: list[int]) -> None:
+        super().__init__(message)
+        self.images = images

@@ -16,6 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Window = tuple[int, int, int, int]
+"""Top, left, height and width of a part of a map, in pixels."""
+
 
 def scaled_size(size: Sequence[int], longer_side: int) -> tuple[int, int]:
     """Scale a size to a longer side.

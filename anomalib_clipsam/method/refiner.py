@@ -12,63 +12,26 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from anomalib_clipsam.compute.precision import PRECISIONS, encoders_in, full_precision, precision_in_use
+from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.method.checks import not_finite
 from anomalib_clipsam.method.frame import frame_to_map, resize_image
+from anomalib_clipsam.method.stages import ClipSamStages
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-    from anomalib_clipsam.method.cps import CascadedPrompts, CascadeOutput
+    from anomalib_clipsam.method.cps import CascadedPrompts
     from anomalib_clipsam.method.fusion import Fusion
-    from anomalib_clipsam.method.ppg import PointPromptGenerator, PointPrompts
-    from anomalib_clipsam.tiling.layout import Window
+    from anomalib_clipsam.method.ppg import PointPromptGenerator
 
 Answers = TypeVar("Answers")
-
-
-class NotFiniteError(ValueError):
-    """Something about some images is NaN or infinite, so that there is no verdict.
-
-    Args:
-        message (str): What, and what to do.
-        images (list[int]): Places of these images in the batch.
-    """
-
-    def __init__(self, message: str, images: list[int]) -> None:
-        super().__init__(message)
-        self.images = images
-
-
-@dataclass(frozen=True)
-class ClipSamStages:
-    """Every intermediate result of a batch. Without refinement, SAM's results are ``None``.
-
-    Args:
-        anomaly_map (torch.Tensor): S_a, CLIP's map, ``(B, H, W)`` in [0, 1].
-        score (torch.Tensor): Image score, ``(B,)`` in [0, 1].
-        fused_map (torch.Tensor): Final map, ``(B, H, W)`` in [0, 1].
-        mask (torch.Tensor | None): M_3 = L_3 > 0 at the map's size, ``(B, H, W)`` bool. Defaults to ``None``.
-        region (torch.Tensor | None): M_apa, the extremely anomalous region, ``(B, H, W)`` bool. Defaults to ``None``.
-        prompts (PointPrompts | None): Point prompts from PPG. Defaults to ``None``.
-        cascade (CascadeOutput | None): Output of CPS. Defaults to ``None``.
-        asks (tuple[tuple[Window, ...], ...] | None): Of pictures in tiles, the parts of each that SAM was shown, which
-            have the prompts and the cascade in place of the picture. Defaults to ``None``.
-    """
-
-    anomaly_map: torch.Tensor
-    score: torch.Tensor
-    fused_map: torch.Tensor
-    mask: torch.Tensor | None = None
-    region: torch.Tensor | None = None
-    prompts: PointPrompts | None = None
-    cascade: CascadeOutput | None = None
-    asks: tuple[tuple[Window, ...], ...] | None = None
 
 
 class SamRefiner(nn.Module):
@@ -80,10 +43,6 @@ class SamRefiner(nn.Module):
         fusion (Fusion | None): Joins map and mask.
         precision (str): What the image encoders compute in: ``"float32"``, ``"bf16"`` or ``"fp16"``. Defaults to
             ``"float32"``.
-
-    Attributes:
-        images_seen (int): Images since the counts were last reset; counted with refinement only.
-        images_refined (int): How many of them SAM has seen.
 
     Raises:
         ValueError: If the precision is unknown.
@@ -104,7 +63,6 @@ class SamRefiner(nn.Module):
         self.cps = cps
         self.fusion = fusion
         self.precision = precision
-        self.images_seen = self.images_refined = 0
         self.requires_grad_(requires_grad=False)
 
     @property
@@ -154,15 +112,13 @@ class SamRefiner(nn.Module):
             return self.sam.image_encoder(frame).float()
 
     def _shown(self, asked: torch.Tensor) -> torch.Tensor | slice | None:
-        """Select the images to show to SAM, by ``asked`` ``(B,)`` bool, and count them; ``None`` if there are none.
+        """Select the images to show to SAM, by ``asked`` ``(B,)`` bool; ``None`` if there are none.
 
         A compiled graph has static shapes: there SAM sees every image.
         """
         if torch.compiler.is_compiling():
             return slice(None)
         shown = asked.nonzero().squeeze(1)  # (A,); a GPU is waited for here, and not for each tensor that it selects
-        self.images_seen += len(asked)
-        self.images_refined += len(shown)
         if len(shown) == len(asked):
             return slice(None)
         return shown if len(shown) else None
@@ -182,20 +138,6 @@ class SamRefiner(nn.Module):
                 advice = "Choose precision='float32', or 'bf16', whose largest number is as large."
             msg = f"{what}, computed in {precision}: NaN or infinite for the batch's images at {places}. {advice}"
             raise NotFiniteError(msg, places)
-
-
-def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:
-    """Say at which places of a batch something is NaN or infinite. A GPU is waited for once.
-
-    Args:
-        values (tuple[torch.Tensor, ...]): Tensors ``(B, ...)``.
-
-    Returns:
-        list[int]: The places, ascending.
-    """
-    finite = [value.isfinite().flatten(1).all(dim=1) if value.ndim > 1 else value.isfinite() for value in values]
-    finite = torch.stack(finite).all(dim=0)  # (B,)
-    return [] if finite.all() else (~finite).nonzero().flatten().tolist()
 
 
 def _put(blank: Answers, shown: torch.Tensor | slice, answers: Answers) -> Answers:

@@ -10,50 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from PIL import Image
-from torchvision.transforms.v2 import InterpolationMode, Resize
 
 from anomalib_clipsam.method.regions import measure_parts
-from anomalib_clipsam.torch_model import check_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib.data import Batch
     from lightning import LightningModule, Trainer
-
-
-class ClipSamPreProcessor(PreProcessor):
-    """Resize images to SAM's resolution, or leave them as they are for a model that looks at tiles.
-
-    Images are squeezed to a square, as by every model of anomalib: anomalib passes the resize on to the data set, so
-    that pictures of several sizes can share a batch.
-
-    Args:
-        image_size (int | None): Side of the square image that the model takes, in pixels; ``None`` for any size.
-    """
-
-    def __init__(self, image_size: int | None) -> None:
-        size = (image_size, image_size)
-        resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True) if image_size else None
-        super().__init__(resize)
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Resize images as in the Engine's passes.
-
-        Args:
-            batch (torch.Tensor): Images ``(B, 3, height, width)`` in [0, 1], of any size.
-
-        Returns:
-            torch.Tensor: Images ``(B, 3, S, S)``, what the model takes; the images themselves for tiles.
-
-        Raises:
-            TypeError: If the images are not a float tensor.
-            ValueError: If the shape is wrong, or a value is NaN or infinite.
-        """
-        check_images(batch)
-        return batch if self.transform is None else self.transform(batch)
 
 
 class ClipSamPostProcessor(PostProcessor):
@@ -184,7 +149,7 @@ class ClipSamPostProcessor(PostProcessor):
             paths = batch.image_path or [None] * len(batch.image)
             pixels = [_pixels(path, batch.image.shape[-2:]) for path in paths]
             areas = torch.tensor(pixels, device=batch.image.device).view(-1, 1, 1)
-        batch.pred_mask = self._settle(mask, batch.pred_mask, anomaly_map, batch.pred_label, areas)
+        batch.pred_mask = self._filter_regions(mask, batch.pred_mask, anomaly_map, batch.pred_label, areas)
 
     def forward(self, predictions: InferenceBatch, image_size: Sequence[int] | None = None) -> InferenceBatch:
         """Normalise and threshold predictions, and decide which parts of their masks stay.
@@ -200,7 +165,7 @@ class ClipSamPostProcessor(PostProcessor):
         """
         processed = super().forward(predictions)
         label = processed.pred_label if predictions.pred_label is None else predictions.pred_label
-        mask = self._settle(
+        mask = self._filter_regions(
             predictions.pred_mask,
             processed.pred_mask,
             predictions.anomaly_map,
@@ -209,7 +174,7 @@ class ClipSamPostProcessor(PostProcessor):
         )
         return processed._replace(pred_label=label, pred_mask=mask)
 
-    def _settle(
+    def _filter_regions(
         self,
         given: torch.Tensor | None,
         over_threshold: torch.Tensor | None,

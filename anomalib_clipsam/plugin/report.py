@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The last lines of a pass: what made its threshold, how many pictures are defective, and where they are drawn."""
+"""What a pass says: once, what is the same in every pass, and at its end what was found and what it rests on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,105 @@ import torch
 from lightning.pytorch import Callback
 
 from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.references.judge import UNFITTED
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
     from lightning import LightningModule, Trainer
 
+    from anomalib_clipsam.method.stages import ClipSamStages
+    from anomalib_clipsam.references.judge import Judge
+
 logger = logging.getLogger(__name__)
 
 GOOD_PARTS, BY_HAND = "--model.k_shot 4 --model.few_shot_source FOLDER", "--model.image_threshold"
 """What anomalib's command line is given for good parts, and for a threshold."""
+
+
+class Report:
+    """What is to be said of a pass: counts of its pictures, and lines for its end.
+
+    Args:
+        logger (logging.Logger): Where lines go that are logged at once.
+
+    Attributes:
+        closing_lines (list[tuple[int, str]]): Level and text of the lines for the end of the pass.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self.closing_lines: list[tuple[int, str]] = []
+        self._logged: dict[str, str] = {}
+        self._counts: torch.Tensor | None = None
+
+    def log_once(self, about: str, text: str) -> None:
+        """Log what is the same in pass after pass when it changes only.
+
+        Args:
+            about (str): What it is about.
+            text (str): The line.
+        """
+        if self._logged.get(about) != text:
+            self._logged[about] = text
+            self.logger.info(text)
+
+    def count(self, stages: ClipSamStages) -> None:
+        """Count pictures: all, those that SAM has seen, those that were compared, those unlike all references.
+
+        Args:
+            stages (ClipSamStages): What was found about them.
+        """
+        # tensors all along: a GPU is not waited for
+        counts = torch.zeros(4, dtype=torch.long, device=stages.score.device)
+        if stages.refined is not None:
+            counts[0], counts[1] = len(stages.score), stages.refined.sum()
+        if stages.unlike is not None:
+            counts[2], counts[3] = len(stages.score), stages.unlike.sum()
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def close(self, trainer: Trainer, device: torch.device) -> None:
+        """Describe how many pictures SAM skipped, warn of pictures of another part, and count anew.
+
+        Args:
+            trainer (Trainer): Trainer of the pass, which adds up what each process has counted.
+            device (torch.device): The model's.
+        """
+        counts, self._counts = self._counts, None
+        counts = torch.zeros(4, dtype=torch.long) if counts is None else counts
+        total = trainer.strategy.reduce(counts.to(device), reduce_op="sum")
+        seen, refined, judged, unlike = total.tolist()
+        if judged and unlike > judged / 2:
+            line = (
+                f"{unlike} of {judged} pictures are unlike their references nearly everywhere. Are these of the same "
+                "part, seen in the same way?"
+            )
+            self.closing_lines.append((logging.WARNING, line))
+        skipped = seen - refined
+        if skipped:
+            share = f"{skipped} of {seen} pictures ({100 * skipped / seen:.0f} %)"
+            line = f"SAM skipped {share}: CLIP finds nothing suspicious in them."
+            self.closing_lines.append((logging.INFO, line))
+
+
+def explain_threshold(
+    post_processor: Any, judge: Judge | None, reference_option: str, threshold_option: str
+) -> str | None:
+    """Explain what the threshold rests on where neither labels nor the user have set it, and what moves it.
+
+    Args:
+        post_processor (Any): The model's post-processor, or ``None``.
+        judge (Judge | None): Who judges beside the text.
+        reference_option (str): Option that gives good parts.
+        threshold_option (str): Option that sets a threshold.
+
+    Returns:
+        str | None: Two sentences; ``None`` where nothing need be said.
+    """
+    if not getattr(post_processor, "threshold_is_open", False):
+        return None
+    if judge is None:
+        return UNFITTED.format(reference_option, threshold_option)
+    return judge.explain(reference_option, threshold_option)
 
 
 class PassSummary(Callback):

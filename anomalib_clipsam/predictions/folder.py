@@ -27,9 +27,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from anomalib_clipsam.drawing.verdict import image_threshold, own_name
 from anomalib_clipsam.predictions.coco import to_coco
 from anomalib_clipsam.predictions.describe import DIGITS, count_pictures, describe
-from anomalib_clipsam.drawing.visualizers import image_threshold, own_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -20,9 +20,9 @@ from torch import distributed
 from torch.utils.data import DataLoader, Sampler
 
 from anomalib_clipsam.compute.file_hashes import hash_file
+from anomalib_clipsam.drawing.visualizers import ResultVisualizer
 from anomalib_clipsam.predictions.folder import PredictionFolder
 from anomalib_clipsam.predictions.table import PredictionTable
-from anomalib_clipsam.drawing.visualizers import ResultVisualizer
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence

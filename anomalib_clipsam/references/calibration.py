@@ -63,9 +63,9 @@ def extremes(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class Calibration(nn.Module):
     """Turns a distance d into a probability: its odds grow linearly with the distance beyond what is usual. [ours]
 
-    With m the usual distance and t the limit, the odds are ``(d - m) / (t - m)``: a probability of 0 at m, 0.5 at t and
-    0.75 at three times as far, never 1, so that scores that differ stay different. t is made of the pictures' peaks,
-    each its picture's highest distance:
+    With m the typical distance and t the half point, the odds are ``(d - m) / (t - m)``: a probability of 0 at m, 0.5
+    at t and 0.75 at three times as far, never 1, so that scores that differ stay different. t is made of the pictures'
+    peaks, each its picture's highest distance:
 
     - ``"few_shot"``: the highest peak of the good parts, each judged by the others. No good part is above 0.5. m is 0.
     - ``"batch"``: 1.2 times as far from m as the mean peak, whether none or most of the batch is damaged.
@@ -82,18 +82,18 @@ class Calibration(nn.Module):
             a distance is 2 at most, and the order of scores stays. Defaults to ``False``.
 
     Attributes:
-        usual (torch.Tensor): m; NaN before :meth:`fit`.
-        limit (torch.Tensor): t, the distance of probability 0.5; NaN before :meth:`fit`.
+        typical (torch.Tensor): m; NaN before :meth:`fit`.
+        half_point (torch.Tensor): t, the distance of probability 0.5; NaN before :meth:`fit`.
     """
 
-    usual: torch.Tensor
-    limit: torch.Tensor
+    typical: torch.Tensor
+    half_point: torch.Tensor
 
     def __init__(self, raw: bool = False) -> None:
         super().__init__()
         self.raw = raw
-        self.register_buffer("usual", torch.tensor(torch.nan))
-        self.register_buffer("limit", torch.tensor(torch.nan))
+        self.register_buffer("typical", torch.tensor(torch.nan))
+        self.register_buffer("half_point", torch.tensor(torch.nan))
 
     @torch.no_grad()
     def fit(self, maps: torch.Tensor, kind: str) -> None:
@@ -127,7 +127,7 @@ class Calibration(nn.Module):
             usual = torch.zeros_like(usual) if kind == "few_shot" else usual
             limit = passing_threshold(peaks, SELF_SHARE if kind == "self" else 1.0)
         # equal pictures are at no distance from each other
-        self.usual, self.limit = usual, limit.clamp(min=usual + torch.finfo(usual.dtype).eps)
+        self.typical, self.half_point = usual, limit.clamp(min=usual + torch.finfo(usual.dtype).eps)
 
     def forward(self, distance: torch.Tensor) -> torch.Tensor:
         """Turn distances into probabilities.
@@ -143,8 +143,8 @@ class Calibration(nn.Module):
         """
         if self.raw:
             return distance / 2
-        if not torch.compiler.is_compiling() and bool(self.limit.isnan()):
+        if not torch.compiler.is_compiling() and bool(self.half_point.isnan()):
             msg = "It is not known which distance is usual. Call fit with maps of good parts, or of a batch."
             raise RuntimeError(msg)
-        excess = (distance - self.usual).clamp(min=0)
-        return excess / (excess + self.limit - self.usual)
+        excess = (distance - self.typical).clamp(min=0)
+        return excess / (excess + self.half_point - self.typical)

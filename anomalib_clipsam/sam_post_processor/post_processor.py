@@ -29,26 +29,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import F1AdaptiveThreshold
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
-from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_module_registration_hook
-from torchvision.transforms.v2 import Normalize
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from anomalib_clipsam.arguments import group, plain
+from anomalib_clipsam.data.advice import refuse_videos
 from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.method.frame import scaled_size
 from anomalib_clipsam.method.fusion import Fusion, FusionArguments
-from anomalib_clipsam.data.advice import refuse_videos
-from anomalib_clipsam.plugin.kept_predictions import PredictionStore
 from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.method.refiner import SamRefiner
-from anomalib_clipsam.torch_model import OVERSHOOT, ClipSamModel
+from anomalib_clipsam.plugin.kept_predictions import PredictionStore
+from anomalib_clipsam.sam_post_processor.scale import Scale
+from anomalib_clipsam.sam_post_processor.views import (
+    NO_MAPS,
+    as_seen,
+    looks_alike,
+    maps_of,
+    read_view,
+    resize_view,
+    undo_normalize,
+)
+from anomalib_clipsam.torch_model import ClipSamModel
 from anomalib_clipsam.weights.load import load_sam
 from anomalib_clipsam.weights.store import announce
 from anomalib_clipsam.weights.table import get_weights
@@ -60,7 +65,7 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from torch import nn
 
-    from anomalib_clipsam.method.refiner import ClipSamStages
+    from anomalib_clipsam.method.stages import ClipSamStages
 
 logger = logging.getLogger(__name__)
 logger.addFilter(lambda _record: rank_zero_only.rank == 0)  # once, not in each of several processes
@@ -68,47 +73,12 @@ logger.addFilter(lambda _record: rank_zero_only.rank == 0)  # once, not in each 
 REFINED_THRESHOLD = 0.42
 """Where the threshold lies in refined maps that were not calibrated: the mean of what calibrations of Patchcore and
 Padim gave on drawn parts (``docs/compare.md``)."""
-WEIGHT = 0.5
+MASK_WEIGHT = 0.5
 """SAM's share. Other models' maps are blurred more than CLIP's; chosen on the same parts."""
-AT_ONCE = 4
+SAM_BATCH_SIZE = 4
 """Images that SAM sees at once: other models' batches are larger than what SAM has memory for."""
-ALIKE = 0.1
-"""A file is shown to SAM in place of what the model saw where the means of 4 x 4 pixels differ by less."""
-EXTREME = 0.95
+MAX_THRESHOLD = 0.95
 """The threshold of refined maps lies between 1 less this and this: what is above it must keep room."""
-NO_MAPS = (
-    "{} gives scores of whole images and no maps, and SAM outlines what a map points at. Leave SamPostProcessor out, "
-    "or choose a model with maps, such as Patchcore."
-)
-PROPORTION = 0.02
-"""How far the proportions of map and image may differ: some models' grids leave a few pixels out."""
-
-
-@dataclass
-class Scale:
-    """How a model's maps are brought to [0, 1]: where PPG's threshold is, and how far up and down they reach.
-
-    Args:
-        threshold (torch.Tensor): What becomes 0.5, ``(B, 1, 1)``.
-        reach (torch.Tensor): What becomes 1 wide, ``(B, 1, 1)``; 0 where a map is constant.
-        squeeze (torch.Tensor): Factor of what lies above 0.5, ``(B, 1, 1)``: below 1 where a map reaches farther than
-            those of the calibration, so that its highest values stay apart.
-    """
-
-    threshold: torch.Tensor
-    reach: torch.Tensor
-    squeeze: torch.Tensor
-
-    def to_unit(self, maps: torch.Tensor) -> torch.Tensor:
-        """Bring maps ``(B, H, W)`` to 1 and less; what is far below the threshold is below 0."""
-        unit = (maps - self.threshold) / self.reach.clamp(min=torch.finfo(maps.dtype).tiny) + 0.5
-        unit = torch.where(unit > 0.5, 0.5 + (unit - 0.5) * self.squeeze, unit)
-        return torch.where(self.reach > 0, unit, 0.0)
-
-    def from_unit(self, unit: torch.Tensor) -> torch.Tensor:
-        """Bring maps ``(B, H, W)`` back."""
-        unit = torch.where(unit > 0.5, 0.5 + (unit - 0.5) / self.squeeze, unit)
-        return (unit - 0.5) * self.reach + self.threshold
 
 
 @dataclass
@@ -143,10 +113,10 @@ class SamPostProcessor(PostProcessor):
         sam_weights (str | None): Local file of SAM's weights. Defaults to ``None``, the pair's.
         ppg (PpgArguments | None): What to set of the point prompts, see
             :class:`anomalib_clipsam.method.ppg.PointPromptGenerator`. Defaults to ``None``, its defaults.
-        cps (CpsArguments | None): Settings of the cascade, see :class:`anomalib_clipsam.method.cps.CascadedPrompts`. Defaults
-            to ``None``, its defaults.
-        fusion (FusionArguments | None): Settings of the fusion, see :class:`anomalib_clipsam.method.fusion.Fusion`. Defaults
-            to ``None``, its defaults, but for ``weight``: 0.5.
+        cps (CpsArguments | None): Settings of the cascade, see :class:`anomalib_clipsam.method.cps.CascadedPrompts`.
+            Defaults to ``None``, its defaults.
+        fusion (FusionArguments | None): Settings of the fusion, see :class:`anomalib_clipsam.method.fusion.Fusion`.
+            Defaults to ``None``, its defaults, but for ``weight``: 0.5.
         precision (str): What SAM's image encoder computes in: ``"float32"``, ``"bf16"`` or, on a GPU, ``"fp16"``.
             Defaults to ``"float32"``.
         **kwargs (Any): Arguments of :class:`anomalib.post_processing.PostProcessor`.
@@ -171,7 +141,7 @@ class SamPostProcessor(PostProcessor):
         row = get_weights(weights).sam
         ppg, cps, fusion = map(plain, (ppg, cps, fusion))
         generator = PointPromptGenerator(frame_size=row.image_size, **group(ppg, PpgArguments, "ppg"))
-        fuse = Fusion(**{"weight": WEIGHT, **group(fusion, FusionArguments, "fusion")})
+        fuse = Fusion(**{"weight": MASK_WEIGHT, **group(fusion, FusionArguments, "fusion")})
         cascade = group(cps, CpsArguments, "cps")
         if sam_weights is None:
             announce([row])
@@ -261,10 +231,10 @@ class SamPostProcessor(PostProcessor):
     ) -> None:
         """Calibrate on the model's own maps, and keep what refining them needs."""
         super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
-        maps = _maps(outputs, pl_module)
+        maps = maps_of(outputs, pl_module)
         if self.enable_thresholding and outputs.gt_mask is not None:
             masks = outputs.gt_mask.reshape(len(maps), *outputs.gt_mask.shape[-2:]) > 0
-            seen = _as_seen(pl_module, outputs.image)
+            seen = as_seen(pl_module, outputs.image)
             self._kept.append(KeptBatch(seen.cpu(), maps.cpu(), masks.cpu(), outputs.image_path))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -278,7 +248,7 @@ class SamPostProcessor(PostProcessor):
             self._refined_threshold_metric.update(SimpleNamespace(anomaly_map=refined, gt_mask=masks))
         if self._refined_threshold_metric.update_called:
             threshold = self._refined_threshold_metric.compute().item()
-            self.refined_threshold = min(max(threshold, 1 - EXTREME), EXTREME)
+            self.refined_threshold = min(max(threshold, 1 - MAX_THRESHOLD), MAX_THRESHOLD)
             self._refined_threshold_metric.reset()
         self.images_seen = self.images_refined = 0
 
@@ -321,10 +291,10 @@ class SamPostProcessor(PostProcessor):
         """
         if self._done is not None and self._done[0] is batch:
             return
-        maps = _maps(batch, pl_module)
+        maps = maps_of(batch, pl_module)
         self._done = (batch, maps)
-        unit, scale = self._refine(maps, _as_seen(pl_module, batch.image), batch.image_path)
-        batch.anomaly_map = scale.from_unit(self._settle(unit))
+        unit, scale = self._refine(maps, as_seen(pl_module, batch.image), batch.image_path)
+        batch.anomaly_map = scale.from_unit(self._recentre_threshold(unit))
         batch.pred_mask = None  # a model's own fits its own map
 
     def stages_of(self, pl_module: LightningModule, image: torch.Tensor, path: str | None) -> ClipSamStages:
@@ -349,9 +319,9 @@ class SamPostProcessor(PostProcessor):
             raise ValueError(msg)
         maps = maps[index : index + 1]
         unit = self._scale(maps).to_unit(maps).clamp(0, 1)
-        picture = self._view(path, _as_seen(pl_module, image)[0], maps.shape[-2:])
+        picture = self._view(path, as_seen(pl_module, image)[0], maps.shape[-2:])
         stages = self.refiner.refine(picture, unit, unit.amax(dim=(-2, -1)))
-        return replace(stages, fused_map=self._settle(stages.fused_map))
+        return replace(stages, fused_map=self._recentre_threshold(stages.fused_map))
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Refine and post-process predictions outside anomalib's passes, as in an export.
@@ -376,9 +346,9 @@ class SamPostProcessor(PostProcessor):
         score = maps.amax(dim=(-2, -1)) if predictions.pred_score is None else predictions.pred_score
         scale = self._scale(maps)
         unit = scale.to_unit(maps)
-        image = _resize(given, scaled_size(shape[-2:], self.refiner.ppg.frame_size))
+        image = resize_view(given, scaled_size(shape[-2:], self.refiner.ppg.frame_size))
         fused = self.refiner.refine(image, unit.clamp(0, 1), score).fused_map + unit.clamp(max=0)
-        refined = scale.from_unit(self._settle(fused)).reshape(shape)
+        refined = scale.from_unit(self._recentre_threshold(fused)).reshape(shape)
         return super().forward(predictions._replace(pred_score=score, anomaly_map=refined, pred_mask=None))
 
     def show(self, model: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -389,7 +359,7 @@ class SamPostProcessor(PostProcessor):
             arguments (tuple[torch.Tensor, ...]): Its arguments; the first is the images.
         """
         images = arguments[0]
-        self._given = _undo_normalize(model, model.pre_processor(images) if model.pre_processor else images)
+        self._given = undo_normalize(model, model.pre_processor(images) if model.pre_processor else images)
 
     def _scale(self, maps: torch.Tensor) -> Scale:
         """Find how maps ``(B, H, W)`` come to [0, 1]: by the calibration, else each by its median and maximum."""
@@ -403,7 +373,7 @@ class SamPostProcessor(PostProcessor):
         over = (peak - threshold) / reach.clamp(min=torch.finfo(maps.dtype).tiny)  # above 0.5 where the maximum is
         return Scale(threshold, reach, 0.5 / over.clamp(min=0.5))
 
-    def _settle(self, unit: torch.Tensor) -> torch.Tensor:
+    def _recentre_threshold(self, unit: torch.Tensor) -> torch.Tensor:
         """Move the threshold of refined maps to 0.5, and keep the order of values."""
         at = self.refined_threshold
         return torch.where(unit > at, 1 - (1 - unit) * (0.5 / (1 - at)), unit * (0.5 / at))
@@ -434,8 +404,8 @@ class SamPostProcessor(PostProcessor):
                 unknown.append(index)
             else:
                 refined[index] = known.anomaly_map[0]
-        for start in range(0, len(unknown), AT_ONCE):
-            some = unknown[start : start + AT_ONCE]
+        for start in range(0, len(unknown), SAM_BATCH_SIZE):
+            some = unknown[start : start + SAM_BATCH_SIZE]
             views = torch.cat([self._view(paths[index], seen[index], maps.shape[-2:]) for index in some])
             fused = self.refiner.refine(views.to(maps.device), inside[some], maps.new_zeros(len(some))).fused_map
             refined[some] = fused + unit[some].clamp(max=0)  # what is far below the threshold keeps its order
@@ -466,79 +436,14 @@ class SamPostProcessor(PostProcessor):
         size = scaled_size(size, self.refiner.ppg.frame_size)
         seen = seen.unsqueeze(0).float() / 255
         if path is not None and max(seen.shape[-2:]) < max(size):
-            picture = _read(path)
-            if picture is not None and _alike(picture, seen.cpu()):
-                return _resize(picture, size).to(seen.device)
-        return _resize(seen, size)
+            picture = read_view(path)
+            if picture is not None and looks_alike(picture, seen.cpu()):
+                return resize_view(picture, size).to(seen.device)
+        return resize_view(seen, size)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave a pass's pictures out of copies and exports."""
         return {**super().__getstate__(), "_kept": [], "_store": PredictionStore(), "_done": None, "_given": None}
-
-
-def _maps(batch: Batch, pl_module: LightningModule) -> torch.Tensor:
-    """Give the maps of a batch as ``(B, H, W)``, or raise where SAM cannot use them."""
-    maps, size = batch.anomaly_map, batch.image.shape[-2:]
-    if maps is None:
-        raise ValueError(NO_MAPS.format(type(pl_module).__name__))
-    height, width = maps.shape[-2:]
-    if abs(height / width * size[1] / size[0] - 1) > PROPORTION:
-        msg = (
-            f"{type(pl_module).__name__} gives maps of {height} x {width} pixels for images of {size[0]} x {size[1]}, "
-            "so that SAM cannot tell what they point at. Choose image sizes for which it gives maps of the same "
-            "proportions, or leave SamPostProcessor out."
-        )
-        raise ValueError(msg)
-    return maps.reshape(len(batch.image), height, width).float()
-
-
-def _undo_normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Undo what a model's pre-processor normalises: ``(B, 3, height, width)`` RGB, as a rule in [0, 1]."""
-    transform = getattr(getattr(model, "pre_processor", None), "transform", None)
-    for normalize in reversed(extract_transforms_by_type(transform, Normalize) if transform else []):
-        mean, std = (torch.tensor(values, device=images.device) for values in (normalize.mean, normalize.std))
-        images = images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
-    return images
-
-
-def _as_seen(pl_module: LightningModule, images: torch.Tensor) -> torch.Tensor:
-    """Give what a model saw of images as ``(B, 3, height, width)`` uint8.
-
-    Raises:
-        ValueError: If it is no RGB in [0, 1] once the pre-processor's normalisation is undone.
-    """
-    images = _undo_normalize(pl_module, images)
-    low, high = images.amin().item(), images.amax().item()
-    if images.ndim != 4 or images.shape[1] != 3 or not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
-        msg = (
-            f"{type(pl_module).__name__} sees images of the shape {tuple(images.shape)} with values from {low:.4g} to "
-            f"{high:.4g}, and SAM needs RGB in [0, 1]. Let the pre-processor normalise by torchvision's Normalize, "
-            "which can be undone, or leave SamPostProcessor out."
-        )
-        raise ValueError(msg)
-    return (images.clamp(0, 1) * 255).round().byte()
-
-
-def _read(path: str) -> torch.Tensor | None:
-    """Read a file as ``(1, 3, height, width)`` in [0, 1]; ``None`` if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return pil_to_tensor(image.convert("RGB")).unsqueeze(0).float() / 255
-    except (OSError, ValueError):
-        return None
-
-
-def _resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize images ``(B, 3, height, width)``; a graph cannot hold antialiasing, which enlarging does without."""
-    size = tuple(size)
-    antialias = not torch.compiler.is_compiling()
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=antialias)
-
-
-def _alike(picture: torch.Tensor, seen: torch.Tensor) -> bool:
-    """Whether a file shows what a model saw: not cropped, turned or coloured by a transform or an augmentation."""
-    difference = F.avg_pool2d(_resize(picture, seen.shape[-2:]) - seen, 4, ceil_mode=True)
-    return difference.abs().amax().item() < ALIKE
 
 
 def _leave_sam_out(

@@ -18,14 +18,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-import torch
-
 from anomalib_clipsam.method.frame import scaled_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from anomalib_clipsam.method.frame import Window
 
 AUTO = "auto"
 LEAST_SIDE = 32
@@ -38,15 +36,6 @@ LARGEST_MAP = 1024
 LARGE = 4
 """``"auto"`` cuts pictures whose longer side is more than so many times that of a look: 1024 px for the carried pair. A
 look at a smaller one sees a defect of 10 to 40 px too, and a tile of a part lacks the rest of it."""
-MOST_ASKS = 8
-"""Most crops of a picture that SAM is asked about, the most suspicious first."""
-ROOM = 2.0
-"""Side of a crop, in longer sides of the region that it is cut out for."""
-NEARLY_ALL = 1.5
-"""SAM is shown the whole picture where a crop has a side of this part of it or more."""
-
-Window = tuple[int, int, int, int]
-"""Top, left, height and width of a part of the map, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -180,116 +169,3 @@ def starts(whole: int, length: int, overlap: float) -> list[int]:
     step = max(1, math.floor(length * (1 - overlap)))
     steps = math.ceil((whole - length) / step)
     return [round(number * (whole - length) / steps) for number in range(steps + 1)]
-
-
-def blend_weights(length: int, overlap: float, device: torch.device) -> torch.Tensor:
-    """Give the window of a tile: raised cosines over the overlap at its sides, 1 between.
-
-    Args:
-        length (int): T.
-        overlap (float): Share of the side that overlaps.
-        device (torch.device): Where to.
-
-    Returns:
-        torch.Tensor: ``(T, T)``, above 0: at the picture's edge a tile is alone.
-    """
-    ramp = min(max(1, round(length * overlap)), length // 2 or 1)
-    place = torch.arange(length, device=device) + 0.5
-    rise = (torch.minimum(place, length - place) / ramp).clamp(max=1)
-    weights = (0.5 - 0.5 * (torch.pi * rise).cos()).clamp(min=1e-3)
-    return weights[:, None] * weights
-
-
-class Blend:
-    """Tiles' maps, blended to the picture's. What is held does not depend on their number.
-
-    Args:
-        grid (TileGrid): The tiles.
-        overlap (float): Share of a tile's side over which its weight rises.
-        device (torch.device): Where to blend.
-    """
-
-    def __init__(self, grid: TileGrid, overlap: float, device: torch.device) -> None:
-        self.weights = blend_weights(grid.tile[0], overlap, device)
-        self.total = torch.zeros(grid.size, device=device)
-        self.weight = torch.zeros(grid.size, device=device)
-
-    def add(self, window: Window, tile_map: torch.Tensor) -> None:
-        """Add the map ``(T, T)`` of a tile."""
-        top, left, height, width = window
-        at = (slice(top, top + height), slice(left, left + width))
-        self.total[at] += self.weights * tile_map
-        self.weight[at] += self.weights
-
-    def result(self) -> torch.Tensor:
-        """Give the picture's map ``(H, W)``: where all tiles say the same, that."""
-        return self.total / self.weight
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A part of the picture that SAM is asked about.
-
-    Args:
-        window (Window): The part, on the map.
-        labels (tuple[int, ...]): Numbers of the regions in it.
-    """
-
-    window: Window
-    labels: tuple[int, ...]
-
-
-def plan_asks(
-    region: torch.Tensor, anomaly_map: torch.Tensor, side: int, most: int = MOST_ASKS
-) -> tuple[list[Ask], torch.Tensor]:
-    """Choose what SAM is asked about: crops around the parts of the extreme region, the most suspicious first.
-
-    Args:
-        region (torch.Tensor): M_apa, ``(H, W)`` bool.
-        anomaly_map (torch.Tensor): S_a, ``(H, W)``.
-        side (int): Least side of a crop, in pixels of the map.
-        most (int): Most crops. Defaults to :data:`MOST_ASKS`.
-
-    Returns:
-        tuple[list[Ask], torch.Tensor]: The crops, each with all parts of the region that lie in it; and the parts that
-        no crop has, ``(H, W)`` bool.
-    """
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(region.cpu().numpy().astype(np.uint8), connectivity=8)
-    labels = torch.from_numpy(labels).to(region.device)  # (H, W), 0 outside
-    peaks = anomaly_map.new_zeros(count).scatter_reduce(0, labels.flatten().long(), anomaly_map.flatten(), "amax")
-    left = (peaks[1:].argsort(descending=True) + 1).tolist()
-    asks: list[Ask] = []
-    while left and len(asks) < most:
-        window = crop_around(boxes[left[0]], tuple(region.shape), side)
-        inside = [label for label in left if label == left[0] or _holds(window, boxes[label])]
-        asks.append(Ask(window, tuple(inside)))
-        left = [label for label in left if label not in inside]
-    return asks, torch.isin(labels, torch.tensor(left, dtype=labels.dtype, device=labels.device)) & region
-
-
-def crop_around(box: Sequence[int], size: Sequence[int], side: int) -> Window:
-    """Cut a square out of a map around a region; the whole map where the region is large.
-
-    Args:
-        box (Sequence[int]): Left, top, width and height of the region.
-        size (Sequence[int]): H and W.
-        side (int): Least side of the square.
-
-    Returns:
-        Window: The square, moved and cut to lie in the map.
-    """
-    left, top, width, height = (int(value) for value in box[:4])
-    side = max(side, math.ceil(ROOM * max(width, height)))
-    if side * NEARLY_ALL >= max(size):
-        return 0, 0, size[0], size[1]
-    spans = []
-    for first, length, whole in ((top, height, size[0]), (left, width, size[1])):
-        span = min(side, whole)
-        spans.append((min(max(0, first + (length - span) // 2), whole - span), span))
-    (top, height), (left, width) = spans
-    return top, left, height, width
-
-
-def _holds(window: Window, box: Sequence[int]) -> bool:
-    top, left, height, width = window
-    return left <= box[0] and top <= box[1] and box[0] + box[2] <= left + width and box[1] + box[3] <= top + height

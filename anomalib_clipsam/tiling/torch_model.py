@@ -8,23 +8,26 @@ Letters: B images, H W map of a picture, N tiles, M side of the map of one look,
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.references import picture_key
 from anomalib_clipsam.compute.precision import check_precision, full_precision
-from anomalib_clipsam.method.frame import frame_to_map, resize_to, scaled_size
-from anomalib_clipsam.method.refiner import ClipSamStages
-from anomalib_clipsam.tiling.layout import Blend, TileGrid, Tiling, Window, plan_asks
-from anomalib_clipsam.torch_model import ClipSamModel, check_images
+from anomalib_clipsam.method.checks import check_images
+from anomalib_clipsam.method.frame import Window, frame_to_map, resize_to, scaled_size
+from anomalib_clipsam.method.stages import ClipSamStages
+from anomalib_clipsam.references.judge import Answer
+from anomalib_clipsam.tiling.blending import Blend
+from anomalib_clipsam.tiling.crops import plan_crops
+from anomalib_clipsam.tiling.layout import TileGrid, Tiling
+from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
-    from anomalib_clipsam.references.judge import Answer, Look
+    from anomalib_clipsam.references.judge import View
 
 WHOLE_WEIGHT = 0.4
 """What the look at the whole picture adds to its tiles' map; chosen on drawn pictures and photographs
@@ -40,6 +43,8 @@ class TiledClipSamModel(ClipSamModel):
         tiling (Tiling): How pictures are cut.
         **kwargs: As it takes them.
     """
+
+    takes_any_size = True
 
     def __init__(self, *args: Any, tiling: Tiling, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,7 +65,7 @@ class TiledClipSamModel(ClipSamModel):
         return self.tiling.grid(tuple(image.shape[-2:]), self.map_size)
 
     def misfit(self, size: tuple[int, int]) -> str | None:
-        """Say why a picture of this width and height cannot be cut; ``None`` if it can."""
+        """Explain why a picture of this width and height cannot be cut; ``None`` if it can."""
         try:
             self.tiling.grid(size[::-1], self.map_size)
         except ValueError as error:
@@ -87,112 +92,99 @@ class TiledClipSamModel(ClipSamModel):
         check_precision(self.precision, image.device)
         found = [self._stages_of_one(picture) for picture in image.split(1)]
         return ClipSamStages(
-            *(torch.cat([getattr(stages, name) for stages in found]) for name in ("anomaly_map", "score", "fused_map")),
-            **{
-                name: None if self.sam is None else torch.cat([getattr(stages, name) for stages in found])
-                for name in ("mask", "region")
-            },
-            asks=tuple(asks for stages in found for asks in stages.asks),
+            *(_together(found, name) for name in ("anomaly_map", "score", "fused_map")),
+            **{name: _together(found, name) for name in ("mask", "region", "unlike")},
+            crops=tuple(crops for stages in found for crops in stages.crops),
         )
 
     def _stages_of_one(self, image: torch.Tensor) -> ClipSamStages:
-        anomaly_map, score = self.localize(image)
-        if self.sam is None:
-            return ClipSamStages(anomaly_map, score, fused_map=anomaly_map, asks=((),))
-        return self.refine(image, anomaly_map, score)
+        _, answer = self.localize(image)
+        stages = ClipSamStages(answer.map, answer.score, fused_map=answer.map, crops=((),))
+        if self.sam is not None:
+            stages = self.refine(image, answer.map, answer.score)
+        return replace(stages, unlike=answer.unlike)
 
-    def count_looks(self, image: torch.Tensor) -> int:
-        """Give the number of tiles of a picture ``(1, 3, height, width)``."""
+    def localize(self, image: torch.Tensor) -> tuple[None, Answer]:
+        """Find where a part looks damaged. See :meth:`ClipSamModel.localize`.
+
+        Args:
+            image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
+
+        Returns:
+            tuple[None, Answer]: No map by text, of which each tile has its own; and S_a with the image score.
+        """
+        answer = None if self.judge is None else self.judge.known(image)
+        if answer is None:
+            views = self.views(image)
+            judged = (Answer(*view[:2]) if self.judge is None else self.judge(*view) for view in views)
+            answer = self.join(image, judged)
+        return None, answer
+
+    def count_views(self, image: torch.Tensor) -> int:
+        """Count the tiles of a picture ``(1, 3, height, width)``."""
         return len(self.grid(image))
 
-    def looks(self, image: torch.Tensor) -> Iterator[Look]:
+    def views(self, image: torch.Tensor) -> Iterator[View]:
         """Look at the tiles of a picture, or at the whole where it is one tile.
 
         Args:
             image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
 
         Yields:
-            tuple: Text map, text score and taps of some tiles, as :meth:`look` gives them.
+            View: What CLIP says of some tiles, see :meth:`view`.
         """
         grid = self.grid(image)
         windows = list(grid)
         for first in range(0, len(windows), self.tiling.batch):
             some = windows[first : first + self.tiling.batch]
-            yield self.look(torch.cat([self._cut(image, grid, window) for window in some]))
+            yield self.view(torch.cat([self._cut(image, grid, window) for window in some]))
 
     def join(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
         """Blend what text and references say of the tiles, and add what the text says of the whole.
 
         Args:
             image (torch.Tensor): ``(1, 3, height, width)``, RGB in [0, 1].
-            answers (Iterable[tuple]): Maps and scores of the tiles, in the order of :meth:`looks`.
+            answers (Iterable[Answer]): What they say of the tiles, in the order of :meth:`views`.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: S_a ``(1, H, W)`` and the image score ``(1,)``, in [0, 1].
+            Answer: What they say of the picture; it is unlike its references where more than half of its tiles are.
         """
-        tile_map, tile_scores = self.blend(image, answers)
-        if self.count_looks(image) == 1:
-            return tile_map, tile_scores
-        whole_map, whole_score = self.look_at_whole(image)
-        anomaly_map = (tile_map + WHOLE_WEIGHT * whole_map).clamp(max=1)
-        return anomaly_map, join_scores(tile_scores, anomaly_map, whole_score)
+        tiles = self.blend(image, answers)
+        if self.count_views(image) == 1:
+            return tiles
+        whole = self.view_whole(image)
+        anomaly_map = (tiles.map + WHOLE_WEIGHT * whole.map).clamp(max=1)
+        unlike = None if tiles.unlike is None else tiles.unlike.float().mean(dim=0, keepdim=True) > 0.5
+        return Answer(anomaly_map, join_scores(tiles.score, anomaly_map, whole.score), unlike)
 
-    def look_at_whole(self, image: torch.Tensor) -> Answer:
+    def view_whole(self, image: torch.Tensor) -> Answer:
         """Ask about the whole of a picture ``(1, 3, height, width)`` by text: map ``(1, H, W)`` and score ``(1,)``."""
         grid = self.grid(image)
-        anomaly_map, score, _ = self.look(self._cut(image, grid, (0, 0, *grid.size)))
-        return _resize_map(anomaly_map, grid.size), score
+        view = self.view(self._cut(image, grid, (0, 0, *grid.size)))
+        return Answer(_resize_map(view.map, grid.size), view.score)
 
     def blend(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
         """Blend the maps of a picture's tiles, or resize the only one to the picture's.
 
         Args:
             image (torch.Tensor): ``(1, 3, height, width)``.
-            answers (Iterable[tuple]): See :meth:`join`.
+            answers (Iterable[Answer]): See :meth:`join`.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: Blended map ``(1, H, W)``, and the score of each tile ``(N,)``.
+            Answer: Blended map ``(1, H, W)``; the score of each tile, and whether it is unlike, ``(N,)``.
         """
         grid = self.grid(image)
         if len(grid) == 1:
-            anomaly_map, score = super().join(image, answers)
-            return _resize_map(anomaly_map, grid.size), score
-        blend, scores, windows = Blend(grid, self.tiling.overlap, image.device), [], iter(grid)
-        for maps, tile_scores in answers:
-            scores.append(tile_scores)
-            for tile_map in _resize_map(maps, grid.tile):
+            answer = super().join(image, answers)
+            return answer._replace(map=_resize_map(answer.map, grid.size))
+        blend, scores, unlike, windows = Blend(grid, self.tiling.overlap, image.device), [], [], iter(grid)
+        for answer in answers:
+            scores.append(answer.score)
+            unlike.append(answer.unlike)
+            for tile_map in _resize_map(answer.map, grid.tile):
                 blend.add(next(windows), tile_map)
-        return blend.result()[None], torch.cat(scores)
-
-    @property
-    def batch_looks(self) -> dict[str, Callable[[torch.Tensor], None]]:
-        """What the pictures of a batch that judges itself are shown to before the pass.
-
-        See :class:`~anomalib_clipsam.references.TiledBatchJudge`.
-        """
-        return {
-            "Looking at all pictures": self.collect,
-            "Comparing all pictures": self._compare,
-            "Judging all pictures": self._settle,
-        }
-
-    def collect(self, image: torch.Tensor) -> None:
-        """Keep patches of the tiles of pictures ``(B, 3, height, width)``."""
-        check_images(image)
-        for picture in image.split(1):
-            self.judge.sample(picture_key(picture[0]), self.looks(picture), self.count_looks(picture))
-
-    def _compare(self, image: torch.Tensor) -> None:
-        """Compare tiles of pictures ``(B, 3, height, width)`` with the patches of the other pictures."""
-        for picture in image.split(1):
-            self.judge.compare(picture_key(picture[0]), self.looks(picture), partial(self.blend, picture))
-
-    def _settle(self, image: torch.Tensor) -> None:
-        """Keep what text and the other pictures say of pictures ``(B, 3, height, width)``."""
-        for picture in image.split(1):
-            key = picture_key(picture[0])
-            if not self.judge.answered(key):
-                self.judge.keep(key, self.join(picture, self.judge.answer(key, self.looks(picture))))
+        told = None if any(one is None for one in unlike) else torch.cat(unlike)
+        return Answer(blend.result()[None], torch.cat(scores), told)
 
     def _cut(self, image: torch.Tensor, grid: TileGrid, window: Window, longer_side: int | None = None) -> torch.Tensor:
         """Cut a part of a picture out, resized to a longer side, CLIP's if it is not given.
@@ -219,19 +211,17 @@ class TiledClipSamModel(ClipSamModel):
         grid, size = self.grid(image), tuple(anomaly_map.shape[-2:])
         region = self.ppg.extreme_region(anomaly_map)  # (1, H, W)
         side = round(self.sam.image_encoder.img_size * max(size) / max(grid.picture))
-        asks, left = plan_asks(region[0], anomaly_map[0], side)
-        self.images_seen += 1
-        self.images_refined += bool(asks)
+        crops, left = plan_crops(region[0], anomaly_map[0], side)
         fused_map, mask = None, left[None]
-        for ask in asks:
-            logits, peak, iou = self._ask(image, anomaly_map, grid, ask.window)
+        for crop in crops:
+            logits, peak, iou = self._refine_crop(image, anomaly_map, grid, crop.window)
             fused = self.fusion(anomaly_map, logits, peak, iou).clamp(0, 1)
             fused_map = fused if fused_map is None else torch.maximum(fused_map, fused)
             mask = mask | (logits > 0)
         fused_map = anomaly_map if fused_map is None else torch.where(left, anomaly_map, fused_map)
-        return ClipSamStages(anomaly_map, score, fused_map, mask, region, asks=(tuple(ask.window for ask in asks),))
+        return ClipSamStages(anomaly_map, score, fused_map, mask, region, crops=(tuple(crop.window for crop in crops),))
 
-    def _ask(
+    def _refine_crop(
         self, image: torch.Tensor, anomaly_map: torch.Tensor, grid: TileGrid, window: Window
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Ask SAM about a part: its logits on the picture's map ``(1, H, W)``, peak and predicted IoU ``(1,)``."""
@@ -275,3 +265,9 @@ def _resize_map(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if size[0] <= maps.shape[-2] and size[1] <= maps.shape[-1]:
         return F.interpolate(maps.unsqueeze(1), size, mode="area").squeeze(1)
     return F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def _together(found: list[ClipSamStages], name: str) -> torch.Tensor | None:
+    """Join a result of several pictures; ``None`` where they have none."""
+    values = [getattr(stages, name) for stages in found]
+    return None if any(value is None for value in values) else torch.cat(values)

@@ -339,11 +339,11 @@ def assert_large_pictures_are_cut_alike(pipeline: Pipeline, localizer: Path, ref
     model.set_class_name("capsule")
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     anomaly_map, _ = model.localize(tensor)
-    scores = torch.cat([score for _, score, _ in model.looks(tensor)])
+    scores = torch.cat([score for _, score, _ in model.views(tensor)])
     post = pipeline.model.post_processor
     score, whole = (
         post._normalize(values.max(), post.image_min, post.image_max, post.image_threshold)
-        for values in (scores, model.look_at_whole(tensor)[1])
+        for values in (scores, model.view_whole(tensor)[1])
     )
     expected = join_scores(score[None], anomaly_map, whole[None]).item()
     assert printed.startswith(f"{'defective' if expected > 0.5 else 'good'}, score ")

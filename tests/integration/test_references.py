@@ -26,7 +26,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.clip import Localizer
+from anomalib_clipsam.clip.localizers import Localizer
 from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.drawn_parts.drawing import draw_part
 from anomalib_clipsam.drawing.panels import BOX
-from anomalib_clipsam.drawing.visualizers import draw_item
+from anomalib_clipsam.drawing.stages import draw_item
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,7 +202,7 @@ def test_no_seam_is_visible_in_the_map_of_a_picture_that_others_judge() -> None:
     grain = [torch.from_numpy(0.5 + 0.08 * cv2.GaussianBlur(one, (0, 0), 1.5)).expand(1, 3, -1, -1) for one in noise]
     images = [grain[0], *(image[..., :128, :128] for image in grain[1:])]
     model.judge.begin(len(images))
-    for look in model.batch_looks.values():
+    for look in model.batch_views.values():
         for image in images:
             look(image)
     anomaly_map = model.stages(images[0]).anomaly_map[0]

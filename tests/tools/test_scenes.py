@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from anomalib_clipsam.drawn_parts.scenes import MIN_DEFECT_AREA, MIN_SHAPE_AREA, Scene, draw_scene
-
+SCENES = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "scenes.py"))
+MIN_DEFECT_AREA, MIN_SHAPE_AREA, Scene, draw_scene = (
+    SCENES[name] for name in ("MIN_DEFECT_AREA", "MIN_SHAPE_AREA", "Scene", "draw_scene")
+)
 COUNT = 60
 
 

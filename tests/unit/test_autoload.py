@@ -295,7 +295,7 @@ def test_command_line_is_prepared_after_anomalib_has_prepared_it(run: Run, site:
         "import sys\nimport anomalib.models\nsys.excepthook = 'theirs'\ndef main(): ..."
     )
     (site / "anomalib_clipsam/command_line.py").write_text(
-        "import sys\ndef settle(): sys.stdout.write('after ' + str(sys.excepthook))"
+        "import sys\ndef install_error_hook(): sys.stdout.write('after ' + str(sys.excepthook))"
     )
     assert run("from anomalib.cli.cli import main\nfrom anomalib.models import ClipSam").stdout == "after theirs"
     assert run("import anomalib.models").stdout == ""

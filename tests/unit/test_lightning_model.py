@@ -31,17 +31,18 @@ from torch import nn
 from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
-from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.references import Thresholds
+from anomalib_clipsam.clip.localizers import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.compute.hashing import hash_tensors
+from anomalib_clipsam.errors.errors import NotFiniteError
 from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.method.frame import resize_image
 from anomalib_clipsam.method.fusion import Fusion, FusionArguments
-from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor, ClipSamPreProcessor
-from anomalib_clipsam.plugin.report import PassSummary
 from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import NotFiniteError
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.plugin.pre_processor import ClipSamPreProcessor
+from anomalib_clipsam.plugin.report import PassSummary
+from anomalib_clipsam.references import Thresholds
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair
 
@@ -1266,7 +1267,7 @@ def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> 
         torch.testing.assert_close(found.float(), expected.float(), atol=2e-3, rtol=0)
     assert loaded.model.judge.sources == model.model.judge.sources
     assert loaded.model.judge.thresholds == model.model.judge.thresholds
-    assert loaded.model.judge.common == model.model.judge.common
+    assert loaded.model.judge.max_median_distance == model.model.judge.max_median_distance
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.references.distances.features import Reference, Taps, nearest_similarity, patches_of, spread
+from anomalib_clipsam.clip.taps import Taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.references.distances.features import Reference, nearest_similarity, patches_of, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

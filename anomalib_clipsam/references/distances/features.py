@@ -22,36 +22,13 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from anomalib_clipsam.clip.taps import Taps, join_taps
 from anomalib_clipsam.compute.precision import full_precision
 
 SIGMA_CANVAS = 256
 """Longer side of the map, in pixels, that ``sigma`` counts on. It scales with the map."""
 MEMORY_CHUNK = 1024
 """Patches of a memory that are compared at once; a fixed number, so that an export needs no shape for it."""
-
-Taps = tuple[torch.Tensor, ...]
-
-
-def join_taps(taps: Taps) -> Taps:
-    """Join stages of several resolutions to one grid of features.
-
-    Each stage is averaged over 3 x 3 neighbours, L2-normalised, so that every stage weighs the same, and upsampled to
-    the finest of the grids. [ours; after PatchCore, which averages and concatenates, but does not normalise]
-
-    Args:
-        taps (tuple[torch.Tensor, ...]): Stages ``(B, C_t, h_t, w_t)``.
-
-    Returns:
-        tuple[torch.Tensor, ...]: One tap ``(B, C_1 + ... + C_T, h, w)``.
-    """
-    size = max((tuple(tap.shape[-2:]) for tap in taps), key=lambda grid: grid[0] * grid[1])
-    stages = []
-    for tap in taps:
-        stage = F.normalize(F.avg_pool2d(tap, 3, stride=1, padding=1, count_include_pad=False), dim=1)
-        if tuple(stage.shape[-2:]) != size:
-            stage = F.interpolate(stage, size, mode="bilinear", align_corners=False)
-        stages.append(stage)
-    return (torch.cat(stages, dim=1),)
 
 
 def patches_of(tap: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import torch
 
-from anomalib_clipsam.references.distances.features import PictureReference, Taps, nearest_similarity, patches_of, spread
+from anomalib_clipsam.clip.taps import Taps
+from anomalib_clipsam.references.distances.features import PictureReference, nearest_similarity, patches_of, spread
 
 
 def quarter_turns(images: torch.Tensor) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from anomalib_clipsam.references.distances.features import PictureReference, Taps, patches_of
+from anomalib_clipsam.clip.taps import Taps
+from anomalib_clipsam.references.distances.features import PictureReference, patches_of
 
 
 class SelfReference(PictureReference):

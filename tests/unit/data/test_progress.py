@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from anomalib_clipsam.data.good_parts import WatchedLooks
+from anomalib_clipsam.data.good_parts import WatchedViews
 from anomalib_clipsam.data.progress import progress
 
 
@@ -52,12 +52,12 @@ def test_looks_at_good_parts_advance_rich_s_bar_by_one_a_picture() -> None:
     bar, counts = RichProgressBar(), {5: [2, 2, 1], 1: [1]}
     bar.progress = Tasks()
     model = SimpleNamespace(
-        count_looks=lambda image: image.shape[-1],
+        count_views=lambda image: image.shape[-1],
         join=None,
         looks=lambda image: ((torch.zeros(number, 3, 3),) for number in counts[image.shape[-1]]),
     )
     with progress(trainer(bar), "Looking", 2) as advance:
         for width in counts:
-            seen = list(WatchedLooks(model, advance).looks(torch.zeros(1, 3, 1, width)))
+            seen = list(WatchedViews(model, advance).views(torch.zeros(1, 3, 1, width)))
             assert [len(look[0]) for look in seen] == counts[width]
     assert bar.progress.done == {("Looking", 2): pytest.approx(2)}

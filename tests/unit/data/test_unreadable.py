@@ -29,7 +29,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_clipsam.data import unreadable as pictures
-from anomalib_clipsam.data.unreadable import PictureCheck, check_transform, find_fault
+from anomalib_clipsam.data.files import find_fault
+from anomalib_clipsam.data.unreadable import PictureCheck, check_transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

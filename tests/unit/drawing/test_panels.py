@@ -12,7 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_clipsam.drawing.panels import BLACK, FOUND, NEGATIVE, POSITIVE, RING, WHITE, fill, heat, mark, orientation_of, outline, sheet, upright
+from anomalib_clipsam.drawing.panels import (
+    BLACK,
+    FOUND,
+    NEGATIVE,
+    POSITIVE,
+    RING,
+    WHITE,
+    fill,
+    heat,
+    mark,
+    orientation_of,
+    outline,
+    sheet,
+    upright,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,9 +20,10 @@ from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
 from anomalib_clipsam import ClipSam, PromptVisualizer, ResultVisualizer
-from anomalib_clipsam.drawn_parts.drawing import draw_part
 from anomalib_clipsam.drawing.panels import BOX, FOUND, POSITIVE, heat
-from anomalib_clipsam.drawing.visualizers import draw_item, heading, image_threshold, own_name
+from anomalib_clipsam.drawing.stages import draw_item
+from anomalib_clipsam.drawing.verdict import heading, image_threshold, own_name
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_references_have_a_panel_beside_the_text_s(drawn: np.ndarray) -> None:
     panels = draw_item(model.model, image, ImageItem(image=image[0]), 64)
     assert list(panels)[:3] == ["Image", "CLIP map by text", "Text and references"]
     for title, anomaly_map in (
-        ("CLIP map by text", model.model.look(image)[0]),
+        ("CLIP map by text", model.model.view(image)[0]),
         ("Text and references", model.model.localize(image)[0]),
     ):
         assert np.array_equal(np.asarray(panels[title]), np.asarray(heat(panels["Image"], anomaly_map[0])))

@@ -7,7 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_clipsam.drawn_parts.drawing import CATEGORIES, DEFECTS, DRAWING_VERSION, HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part, draw_part_layers
+from anomalib_clipsam.drawn_parts.drawing import (
+    CATEGORIES,
+    DEFECTS,
+    DRAWING_VERSION,
+    HELD_OUT_CATEGORIES,
+    TRAINING_CATEGORIES,
+    defects_of,
+    draw_part,
+    draw_part_layers,
+)
 
 TEXTURES = (
     "brushed_metal",

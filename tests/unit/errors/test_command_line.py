@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 
 from anomalib_clipsam import ClipSam, DrawnParts
-from anomalib_clipsam.errors.command_line import ToStderr, find_for_users, sentence, settle
+from anomalib_clipsam.errors.command_line import ToStderr, find_for_users, install_error_hook, sentence
 from anomalib_clipsam.method.ppg import PointPromptGenerator
 from anomalib_clipsam.weights import store
 
@@ -47,7 +47,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         sys, "excepthook", lambda _kind, error, _traceback: print(f"as before: {error}", file=sys.stderr)
     )
     monkeypatch.setattr(logging.getLogger("anomalib_clipsam"), "handlers", [])
-    settle()
+    install_error_hook()
 
     def show(error: Exception) -> str:
         sys.excepthook(type(error), error, error.__traceback__)

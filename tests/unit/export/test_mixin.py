@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.export import mixin as export
-from anomalib_clipsam.export.mixin import LocalizerPart, RefinerPart
+from anomalib_clipsam.export.parts import LocalizerPart, RefinerPart
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.sam.encoder import BIAS_BYTES
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.export.mixin import _export_arguments
+from anomalib_clipsam.export.onnx_file import onnx_arguments
 from anomalib_clipsam.export.onnx_resize import resize
 
 
@@ -31,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("resize") / "resize.onnx"
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     shapes = ({0: batch, 2: height, 3: width},)
-    arguments = {"input_names": ["input"], "dynamic_shapes": shapes, "dynamo": True, **_export_arguments()}
+    arguments = {"input_names": ["input"], "dynamic_shapes": shapes, "dynamo": True, **onnx_arguments()}
     torch.onnx.export(Resize().eval(), (torch.rand(2, 3, 32, 33),), str(path), **arguments)
     return path
 

@@ -6,7 +6,14 @@
 import pytest
 import torch
 
-from anomalib_clipsam.method.frame import frame_to_map, inside_frame, map_to_frame, pixels_to_points, resize_image, scaled_size
+from anomalib_clipsam.method.frame import (
+    frame_to_map,
+    inside_frame,
+    map_to_frame,
+    pixels_to_points,
+    resize_image,
+    scaled_size,
+)
 
 CPU = torch.device("cpu")
 

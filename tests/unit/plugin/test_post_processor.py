@@ -16,7 +16,8 @@ from anomalib.data import ImageBatch, InferenceBatch
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor, ClipSamPreProcessor
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.plugin.pre_processor import ClipSamPreProcessor
 
 HOOKS = ("on_validation_batch_start", "on_test_batch_start", "on_predict_batch_start")
 

@@ -13,8 +13,8 @@ import pytest
 from anomalib.data import Folder
 from lightning.pytorch import LightningDataModule
 
-from anomalib_clipsam.plugin.skip_calibration import SkipCalibration
 from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.plugin.skip_calibration import SkipCalibration
 
 
 def folder(**subsets: object) -> Folder:

@@ -11,7 +11,14 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from anomalib_clipsam.predictions.run import Pictures, Share, check_trainer, hash_content, leave_out_results, list_pictures
+from anomalib_clipsam.predictions.run import (
+    Pictures,
+    Share,
+    check_trainer,
+    hash_content,
+    leave_out_results,
+    list_pictures,
+)
 
 
 def shares(monkeypatch: pytest.MonkeyPatch, count: int, scored: set[str], processes: int) -> list[list[int]]:

@@ -37,8 +37,8 @@ def test_the_limit_is_the_highest_peak_of_good_parts_or_beyond_the_mean_peak_of_
     for kind, limit in limits.items():
         calibration = Calibration()
         calibration.fit(maps, kind)
-        assert calibration.usual == (0 if kind == "few_shot" else medians[2])
-        assert float(calibration.limit) == pytest.approx(limit)
+        assert calibration.typical == (0 if kind == "few_shot" else medians[2])
+        assert float(calibration.half_point) == pytest.approx(limit)
 
 
 def test_good_parts_and_most_of_a_batch_s_good_pictures_stay_below_an_even_chance() -> None:

@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_clipsam import ClipSam, SamPostProcessor
-from anomalib_clipsam.sam_post_processor.post_processor import REFINED_THRESHOLD, Scale
+from anomalib_clipsam.sam_post_processor.post_processor import REFINED_THRESHOLD
+from anomalib_clipsam.sam_post_processor.scale import Scale
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZE = 96
@@ -149,7 +150,7 @@ def test_without_a_calibration_a_map_spans_from_its_median_to_its_maximum() -> N
 def test_the_threshold_of_refined_maps_becomes_a_half_and_order_stays() -> None:
     post_processor = refined_by()
     post_processor.refined_threshold = 0.2
-    settled = post_processor._settle(torch.tensor([-0.2, 0.0, 0.1, 0.2, 0.6, 1.0]))
+    settled = post_processor._recentre_threshold(torch.tensor([-0.2, 0.0, 0.1, 0.2, 0.6, 1.0]))
     assert settled.tolist() == pytest.approx([-0.5, 0.0, 0.25, 0.5, 0.75, 1.0])
 
 

@@ -10,7 +10,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from anomalib_clipsam.tiling.layout import LARGEST_MAP, MOST_TILES, Blend, TileGrid, Tiling, blend_weights, crop_around, plan_asks, starts
+from anomalib_clipsam.tiling.blending import Blend, blend_weights
+from anomalib_clipsam.tiling.crops import crop_around, plan_crops
+from anomalib_clipsam.tiling.layout import LARGEST_MAP, MOST_TILES, TileGrid, Tiling, starts
 
 CPU = torch.device("cpu")
 SIZES = [(300, 200), (1000, 700), (120, 1000), (999, 1001), (64, 64)]
@@ -176,9 +178,9 @@ def test_sam_is_asked_once_for_regions_that_share_a_crop_the_most_suspicious_fir
     anomaly_map = torch.zeros(200, 400)
     for (row, column), value in {(20, 20): 0.5, (28, 26): 0.6, (100, 300): 0.9, (180, 40): 0.7}.items():
         anomaly_map[row : row + 4, column : column + 4] = value
-    asks, left = plan_asks(anomaly_map > 0, anomaly_map, 40)
-    assert [ask.window for ask in asks] == [(82, 282, 40, 40), (160, 22, 40, 40), (10, 8, 40, 40)]
-    assert [len(ask.labels) for ask in asks] == [1, 1, 2]
+    crops, left = plan_crops(anomaly_map > 0, anomaly_map, 40)
+    assert [crop.window for crop in crops] == [(82, 282, 40, 40), (160, 22, 40, 40), (10, 8, 40, 40)]
+    assert [len(crop.labels) for crop in crops] == [1, 1, 2]
     assert not left.any()
 
 
@@ -186,12 +188,12 @@ def test_what_no_crop_has_is_left() -> None:
     anomaly_map = torch.zeros(100, 400)
     for number in range(5):
         anomaly_map[50, 40 + 80 * number] = 0.9 - 0.1 * number
-    asks, left = plan_asks(anomaly_map > 0, anomaly_map, 20, most=3)
-    assert len(asks) == 3
+    crops, left = plan_crops(anomaly_map > 0, anomaly_map, 20, most=3)
+    assert len(crops) == 3
     assert left.nonzero().tolist() == [[50, 280], [50, 360]]
 
 
 def test_without_a_region_sam_is_not_asked() -> None:
-    asks, left = plan_asks(torch.zeros(50, 60, dtype=torch.bool), torch.rand(50, 60), 20)
-    assert asks == []
+    crops, left = plan_crops(torch.zeros(50, 60, dtype=torch.bool), torch.rand(50, 60), 20)
+    assert crops == []
     assert not left.any()

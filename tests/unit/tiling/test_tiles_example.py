@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_clipsam.tiling import torch_model as tiled_model, layout as tiles
+from anomalib_clipsam.tiling import layout as tiles
+from anomalib_clipsam.tiling import torch_model as tiled_model
 
-EXAMPLE = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiles.py"))
+EXAMPLE = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "tiles.py"))
 
 
 @pytest.mark.parametrize("whole", [50, 100, 101, 257, 1024])
@@ -30,4 +31,4 @@ def test_the_example_weighs_tiles_as_the_package_does(length: int) -> None:
 
 def test_the_example_has_the_package_s_numbers() -> None:
     assert EXAMPLE["WHOLE_WEIGHT"] == tiled_model.WHOLE_WEIGHT
-    assert (EXAMPLE["LARGEST_MAP"], EXAMPLE["MOST_ASKS"]) == (tiles.LARGEST_MAP, tiles.MOST_ASKS)
+    assert (EXAMPLE["LARGEST_MAP"], EXAMPLE["MAX_CROPS"]) == (tiles.LARGEST_MAP, tiles.MAX_CROPS)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from anomalib_clipsam.errors.errors import NotFiniteError
 from anomalib_clipsam.method.cps import CascadedPrompts
 from anomalib_clipsam.method.fusion import FUSIONS, Fusion
 from anomalib_clipsam.method.ppg import PointPromptGenerator
-from anomalib_clipsam.method.refiner import NotFiniteError
-from anomalib_clipsam.tiling.torch_model import WHOLE_WEIGHT, TiledClipSamModel, join_scores
 from anomalib_clipsam.tiling.layout import Tiling
+from anomalib_clipsam.tiling.torch_model import WHOLE_WEIGHT, TiledClipSamModel, join_scores
 from anomalib_clipsam.torch_model import ClipSamModel
 from tests.unit.test_torch_model import FRAME, RedLocalizer
 
@@ -117,7 +117,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(build: Build) -> None:
         alone = model.stages(image)
         for name in ("anomaly_map", "score", "fused_map", "mask", "region"):
             assert torch.equal(getattr(together, name)[place : place + 1], getattr(alone, name))
-        assert together.asks[place] == alone.asks[0]
+        assert together.crops[place] == alone.crops[0]
 
 
 def test_sam_sees_a_crop_of_its_own_resolution_around_each_suspicious_region(build: Build) -> None:
@@ -127,7 +127,7 @@ def test_sam_sees_a_crop_of_its_own_resolution_around_each_suspicious_region(bui
     model.encode = lambda image: shown.append(tuple(image.shape)) or encode(image)
     stages = model.stages(spotted((40, 40), (500, 700)))
     assert shown == [(1, 3, FRAME, FRAME)] * 2
-    assert len(stages.asks[0]) == 2
+    assert len(stages.crops[0]) == 2
     assert (model.images_seen, model.images_refined) == (1, 1)
     model.stages(grey(600, 800))
     assert len(shown) == 2
@@ -138,7 +138,7 @@ def test_sam_sees_a_crop_of_its_own_resolution_around_each_suspicious_region(bui
 def test_masks_lie_in_the_crops_and_the_map_is_fused_in_every_mode(build: Build, fusion: str) -> None:
     stages = build(fusion=fusion).stages(spotted((40, 40), (500, 700)))
     inside = torch.zeros_like(stages.mask)
-    for top, left, height, width in stages.asks[0]:
+    for top, left, height, width in stages.crops[0]:
         inside[:, top : top + height, left : left + width] = True
     assert stages.mask.any()
     assert not stages.mask[~inside].any()
@@ -153,10 +153,10 @@ def test_masks_lie_in_the_crops_and_the_map_is_fused_in_every_mode(build: Build,
 
 
 def test_a_region_that_sam_is_not_asked_about_is_its_own_mask(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomalib_clipsam.tiling.layout.plan_asks.__defaults__", (1,))
+    monkeypatch.setattr("anomalib_clipsam.tiling.crops.plan_crops.__defaults__", (1,))
     stages = build().stages(spotted((40, 40), (500, 700), size=(600, 800)))
-    assert len(stages.asks[0]) == 1
-    top, left, height, width = stages.asks[0][0]
+    assert len(stages.crops[0]) == 1
+    top, left, height, width = stages.crops[0][0]
     other = stages.region.clone()
     other[:, top : top + height, left : left + width] = False
     assert other.any()
@@ -167,7 +167,7 @@ def test_a_region_that_sam_is_not_asked_about_is_its_own_mask(build: Build, monk
 def test_a_large_region_is_shown_whole(build: Build) -> None:
     image = grey(600, 800)
     image[:, 0, 100:500, 100:700] = 0.9
-    assert build().stages(image).asks == (((0, 0, 600, 800),),)
+    assert build().stages(image).crops == (((0, 0, 600, 800),),)
 
 
 def test_a_larger_map_size_is_the_longer_side(build: Build) -> None:

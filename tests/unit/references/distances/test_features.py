@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from anomalib_clipsam.clip.taps import join_taps
 from anomalib_clipsam.references import SelfReference
 from anomalib_clipsam.references.distances import features as shared
-from anomalib_clipsam.references.distances.features import join_taps, nearest_similarity, peak_score
+from anomalib_clipsam.references.distances.features import nearest_similarity, peak_score
 
 
 def test_joined_stages_weigh_the_same_whatever_their_scale() -> None:

@@ -19,8 +19,9 @@ import yaml
 from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import AprilGanLocalizer, MuScLocalizer, PromptEnsemble, build_adapters
+from anomalib_clipsam.clip import PromptEnsemble
 from anomalib_clipsam.clip.build import run_block
+from anomalib_clipsam.clip.localizers import AprilGanLocalizer, MuScLocalizer, build_adapters
 from anomalib_clipsam.references import BatchReference, FewShotReference, build_judge, smooth_scores
 from anomalib_clipsam.references.distances.batch import aggregate_neighbours, mutual_scores
 from anomalib_clipsam.references.distances.features import patches_of
@@ -141,7 +142,7 @@ def test_a_judge_set_as_published_gives_musc_s_scores(
         embedding = musc["input.class_embedding"][part]
         judge.collect(keys[part], torch.rand(count, *SIZE), torch.rand(count), tuple(t[part] for t in taps), embedding)
     judge.judge()
-    maps, scores = judge.recall(keys, torch.device("cpu"))
+    maps, scores, _ = judge.recall(keys, torch.device("cpu"))
     close(2 * maps[:4], musc["expected.map"], 1e-3)
     close(scores, musc["expected.image_score_rscin_1_2_3"], 2e-3)
 
