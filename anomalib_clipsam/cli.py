@@ -27,11 +27,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalib_clipsam import __version__
-from anomalib_clipsam.command_line import ToStderr, find_advice, only_our_lines, sentence
+from anomalib_clipsam.errors.command_line import ToStderr, find_advice, only_our_lines, sentence
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
-
 
 TILES = "for large pictures: side of the tiles that they are cut into, or 'auto'"
 
@@ -156,8 +155,8 @@ def predictions(command: ArgumentParser) -> Run:
     @only_our_lines()
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
-        from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-        from anomalib_clipsam.results.predict import (
+        from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+        from anomalib_clipsam.predictions.run import (
             check_trainer,
             count_good_parts,
             hash_content,

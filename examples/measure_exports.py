@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import binary_precision_recall_curve
 from tqdm import tqdm
 
 from anomalib_clipsam import DrawnParts
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES
 
 STEP = 3
 """Every third drawn part is taken."""

@@ -27,10 +27,10 @@ from torch import nn
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references.calibration import passing_threshold
-from anomalib_clipsam.clip.references.combination import Combination
-from anomalib_clipsam.clip.references.features import peak_score
-from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.references.calibration import passing_threshold
+from anomalib_clipsam.references.combination import Combination
+from anomalib_clipsam.references.distances.features import peak_score
 
 GOOD, TESTED = 4, 12
 """Good parts that are references, and pictures of a photograph that are tested."""

@@ -36,11 +36,12 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references import Combination
-from anomalib_clipsam.demo import canvas, defects, drawing, textures
-from anomalib_clipsam.demo.canvas import SIZE, rgb
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
-from anomalib_clipsam.results.drawing import BOX, WHITE, heat, outline, sheet
+from anomalib_clipsam.drawing.panels import BOX, WHITE, heat, outline, sheet
+from anomalib_clipsam.drawn_parts import canvas, defects, drawing, textures
+from anomalib_clipsam.drawn_parts.canvas import SIZE, rgb
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
+from anomalib_clipsam.references import Combination
+from anomalib_clipsam.references.judge import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,10 +276,10 @@ def compare_references(kinds: list[str], products: int, folder: Path | None, lon
                 image = tensor(picture.image)
                 looks = [
                     (text, score, judge.calibration(judge.reference(taps, tuple(text.shape[-2:]))))
-                    for text, score, taps in inner.looks(image)
+                    for text, score, taps in inner.views(image)
                 ]
                 for name, join in joins.items():
-                    anomaly_map, score = inner.join(image, (join(*looked) for looked in looks))
+                    anomaly_map, score, _ = inner.join(image, (Answer(*join(*looked)) for looked in looks))
                     curve, scores, called = found[name]
                     curve.add(anomaly_map[0].numpy(), picture.mask)
                     scores.append(float(score))
@@ -357,8 +358,8 @@ def look(model: ClipSam, picture: Large) -> Looks:
     """Look at tiles and whole, whatever the picture's size."""
     inner, image = model.model, tensor(picture.image)
     inner.set_class_name("object")
-    whole, score = inner.look_at_whole(image)
-    tiles, scores = inner.blend(image, (looked[:2] for looked in inner.looks(image)))
+    whole, score, _ = inner.view_whole(image)
+    tiles, scores, _ = inner.blend(image, (Answer(*looked[:2]) for looked in inner.views(image)))
     return Looks(tiles[0].numpy(), scores.numpy(), whole[0].numpy(), float(score))
 
 

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import scenes
 import timm
 import torch
 from photo_pairs import shards
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.demo import scenes
-from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
+from anomalib_clipsam.drawn_parts.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
 
 SIZE = 256
 CELLS = SIZE // 8

@@ -19,10 +19,10 @@ from ablation import defaults_of, draw_training_sets, mean, measure
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.frame import frame_to_map
-from anomalib_clipsam.fusion import Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.method.frame import frame_to_map
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

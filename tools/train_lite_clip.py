@@ -36,7 +36,7 @@ from anomalib_clipsam.clip.localizers.pyramid import REFERENCE_PREFIX, REFERENCE
 
 IMAGE_SIZE, PAIRS = 256, 6
 NAMES = ("object", "part", "product", "item", "surface", "component", "tile", "sample", "thing", "workpiece")
-CARRIED = Path(__file__).parents[1] / "anomalib_clipsam" / "demo"
+CARRIED = Path(__file__).parents[1] / "anomalib_clipsam" / "weights" / "carried"
 VALIDATION = {"material": 40, "object": 30, "paper": 24, "part": 40, "thin": 40}
 """Pairs of each source that a report measures."""
 

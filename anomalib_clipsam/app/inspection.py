@@ -19,15 +19,15 @@ from anomalib.data.utils.boxes import masks_to_boxes
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME
-from anomalib_clipsam.clip.references import Thresholds, build_judge
+from anomalib_clipsam.data.files import FORMATS, find_fault
+from anomalib_clipsam.drawing.panels import FOUND, fit, heat, orientation_of, outline, upright
+from anomalib_clipsam.drawing.stages import CROPS, draw_crops, draw_prompts
+from anomalib_clipsam.errors.errors import printable
 from anomalib_clipsam.lightning_model import ClipSam
-from anomalib_clipsam.messages import printable
-from anomalib_clipsam.passes.pictures import FORMATS, find_fault
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-from anomalib_clipsam.results.drawing import FOUND, fit, heat, orientation_of, outline, upright
-from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
-from anomalib_clipsam.results.visualizer import CROPS, draw_asks, draw_prompts
+from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
+from anomalib_clipsam.references import Thresholds, build_judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Look:
         class_name (str): Name that CLIP was asked about.
         notes (tuple[str, ...]): What a user should know, in sentences. Defaults to none.
         orientation (int): How the picture is to be turned for a person, see
-            :func:`~anomalib_clipsam.results.drawing.orientation_of`. Defaults to ``1``, not at all.
+            :func:`~anomalib_clipsam.drawing.panels.orientation_of`. Defaults to ``1``, not at all.
     """
 
     picture: Image.Image
@@ -98,7 +98,6 @@ class Inspector:
 
     def __init__(self, weights: str = "lite", tiles: int | str | None = None) -> None:
         self.model = ClipSam(weights=weights, tiles=tiles).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self._usual_judge = self.model.model.judge
         self._lock = Lock()  # the model holds one class name and one set of good parts at a time
 
     @property
@@ -144,33 +143,28 @@ class Inspector:
         parts = [self._fitted(read_upload(part)) for part in good[:MOST_GOOD_PARTS]]
         model = self.model.model
         with self._lock:
-            try:
-                model.set_class_name(class_name)
-                model.judge = self._usual_judge
-                if parts:
-                    model.judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
-                    model.judge.learn(torch.cat(parts), model)
-                shown = self._fitted(image)
-                unlike_before = 0 if model.judge is None else model.judge.unlike
-                stages = model.stages(shown)
-                judge = model.judge
-            finally:
-                model.judge = self._usual_judge
-        if parts and judge.unlike > unlike_before:
+            if parts:
+                judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
+                model = model.judged_by(judge)
+            model.set_class_name(class_name)
+            if parts:
+                judge.learn(torch.cat(parts), model)
+            shown = self._fitted(image)
+            stages = model.stages(shown)
+        if parts and stages.unlike is not None and stages.unlike.any():
             notes.append("It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?")
         picture = fit(image, PANEL)
         steps = {"Text and good parts" if parts else "CLIP map": heat(picture, stages.anomaly_map[0])}
         orientation = orientation_of(path)
         if stages.region is None or not stages.region.any():
             notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
-        elif stages.asks is not None:
-            steps[CROPS] = draw_asks(picture, stages)
+        elif stages.crops is not None:
+            steps[CROPS] = draw_crops(picture, stages)
         else:
             steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:], orientation)
         steps = {title: upright(panel, orientation) for title, panel in steps.items()}
-        answers = (stages.score, None, stages.fused_map, stages.mask)
-        predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in answers))
-        thresholds = judge.thresholds if parts else None
+        predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in stages.predictions))
+        thresholds = model.judge.thresholds if parts else None
         return Look(picture, predictions, thresholds, steps, class_name, tuple(notes), orientation)
 
     def _fitted(self, image: Image.Image) -> torch.Tensor:

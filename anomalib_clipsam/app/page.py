@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image
 
 from anomalib_clipsam.app.inspection import LONGEST_NAME, MOST_BYTES, MOST_PIXELS, Inspector, Look, decide, tidy
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

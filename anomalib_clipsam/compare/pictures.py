@@ -14,8 +14,8 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.results.drawing import TRUTH, WHITE, fit, heat, orientation_of, outline, upright
-from anomalib_clipsam.results.visualizer import draw_stages, has_stages
+from anomalib_clipsam.drawing.panels import TRUTH, WHITE, fit, heat, orientation_of, outline, upright
+from anomalib_clipsam.drawing.stages import draw_stages, has_stages
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib_clipsam.compare.config import PUBLISHED
 from anomalib_clipsam.compare.pictures import INDEX
 from anomalib_clipsam.compare.table import COSTS, METRIC_NAMES, data_lines, replace_file
-from anomalib_clipsam.messages import printable
+from anomalib_clipsam.errors.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

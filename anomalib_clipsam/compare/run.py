@@ -35,7 +35,7 @@ from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
 from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, write_tables
-from anomalib_clipsam.passes.sam_post_processor import SamPostProcessor
+from anomalib_clipsam.sam_post_processor.post_processor import SamPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -84,3 +84,15 @@ def _sample(value: torch.Tensor) -> torch.Tensor:
     """Take up to :data:`SAMPLES` values, evenly."""
     flat = value.detach().flatten()
     return flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
+
+
+def picture_key(image: torch.Tensor) -> str:
+    """Name a picture by its pixels.
+
+    Args:
+        image (torch.Tensor): ``(3, height, width)``.
+
+    Returns:
+        str: SHA-256, in hexadecimal.
+    """
+    return hashlib.sha256(image.detach().cpu().contiguous().numpy()).hexdigest()

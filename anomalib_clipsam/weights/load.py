@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from anomalib_clipsam.clip.build import build_clip, find_clip_architecture
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
-from anomalib_clipsam.messages import reason
+from anomalib_clipsam.errors.errors import reason
 from anomalib_clipsam.sam.build import build_sam, find_sam_architecture
 from anomalib_clipsam.sam.tiny_vit import rename_published
 from anomalib_clipsam.weights.store import explicit_file, locate

@@ -40,7 +40,7 @@ CHUNK = 2**17
 """Bytes that are read at once."""
 MARGIN = 2
 """How many times its size a file may have where the table knows only about how large it is."""
-CARRIED = Path(__file__).parents[1] / "demo"
+CARRIED = Path(__file__).parent / "carried"
 """Folder of the weights that the package carries."""
 
 

@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip import Localizer, build_clip
+from anomalib_clipsam.clip import build_clip
+from anomalib_clipsam.clip.localizers import Localizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHARED = Path(__file__).parents[3] / "shared" / "data"

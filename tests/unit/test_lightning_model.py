@@ -31,17 +31,18 @@ from torch import nn
 from torchvision.transforms.v2 import Resize
 
 from anomalib_clipsam import ClipSam, lightning_model
-from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.clip.references import Thresholds
+from anomalib_clipsam.clip.localizers import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.compute.hashing import hash_tensors
-from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
-from anomalib_clipsam.frame import resize_image
-from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
-from anomalib_clipsam.passes.summary import PassSummary
-from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import NotFiniteError
+from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.method.frame import resize_image
+from anomalib_clipsam.method.fusion import Fusion, FusionArguments
+from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.plugin.pre_processor import ClipSamPreProcessor
+from anomalib_clipsam.plugin.report import PassSummary
+from anomalib_clipsam.references import Thresholds
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair
 
@@ -251,7 +252,7 @@ def test_threshold_is_explained_where_nobody_has_said_it(model: ClipSam) -> None
     stand_in.k_shot = 1
     assert explained().startswith("The threshold is the highest score of the good part. Expect at least 1 in 2 ")
     judge.passing_share = 0.9
-    assert explained() == "The threshold lets 90 % of the 1 good parts pass. Set another with --threshold."
+    assert explained() == "The threshold lets 90 % of the 1 good part pass. Set another with --threshold."
     stand_in.compares_batch = True
     assert explained() == (
         "The threshold is what 90 % of these pictures do not exceed: the rest are called defective, however many are. "
@@ -865,6 +866,15 @@ def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
     ClipSam(**restored)
 
 
+def test_hyper_parameters_are_what_was_given() -> None:
+    """A model in tiles came back from its checkpoint with the maps of a single look: the argument was overwritten."""
+    for given in ({}, {"tiles": "auto"}, {"tiles": 256, "map_size": 700}):
+        model = ClipSam(weights="demo", class_name="part", refine=False, **given)
+        defaults = {name: one.default for name, one in inspect.signature(ClipSam).parameters.items()}
+        expected = {**defaults, "weights": "demo", "class_name": "part", "refine": False, **given}
+        assert dict(model.hparams) == {name: expected[name] for name in model.hparams}
+
+
 def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
     """A checkpoint and an export's metadata hold text: a path broke both."""
     files = {"clip_weights": "clip.safetensors", "sam_weights": "sam.safetensors", "prompts": "prompts.yaml"}
@@ -1257,7 +1267,7 @@ def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> 
         torch.testing.assert_close(found.float(), expected.float(), atol=2e-3, rtol=0)
     assert loaded.model.judge.sources == model.model.judge.sources
     assert loaded.model.judge.thresholds == model.model.judge.thresholds
-    assert loaded.model.judge.common == model.model.judge.common
+    assert loaded.model.judge.max_median_distance == model.model.judge.max_median_distance
 
 
 @pytest.mark.parametrize(

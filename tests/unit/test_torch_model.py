@@ -16,15 +16,25 @@ from segment_anything import SamPredictor
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import LOCALIZERS, DenseLocalizer, Localizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip import PromptEnsemble, build_clip
 from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
-from anomalib_clipsam.clip.localizers import AprilGanLocalizer, FeaturePyramid, PyramidLocalizer
+from anomalib_clipsam.clip.localizers import (
+    LOCALIZERS,
+    AprilGanLocalizer,
+    DenseLocalizer,
+    FeaturePyramid,
+    Localizer,
+    PyramidLocalizer,
+)
 from anomalib_clipsam.compute.precision import PRECISIONS
-from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
-from anomalib_clipsam.fusion import FUSIONS, Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.method.checks import check_images
+from anomalib_clipsam.method.cps import EMPTY_LOGIT, CascadedPrompts
+from anomalib_clipsam.method.fusion import FUSIONS, Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
+from anomalib_clipsam.method.stages import ClipSamStages
 from anomalib_clipsam.sam import build_sam
-from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
+from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 SCALE = 100.0
 """Factor of the cosine, fixed in the published code, whatever CLIP learnt."""

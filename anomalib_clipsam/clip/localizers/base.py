@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from open_clip import CLIP
 
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
-Taps = tuple[torch.Tensor, ...]
-"""Grids of patch features ``(B, C_t, h_t, w_t)``, one per tap."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 
 class DenseLocalizer(ViTLocalizer):

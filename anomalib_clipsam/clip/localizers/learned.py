@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
+    from anomalib_clipsam.clip.taps import Taps
 
 logger = logging.getLogger(__name__)
 

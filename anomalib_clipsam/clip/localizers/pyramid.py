@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
-from anomalib_clipsam.clip.references.features import join_taps
+from anomalib_clipsam.clip.taps import join_taps
 from anomalib_clipsam.compute.precision import full_precision
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 LIKE_SHARE = 0.3
 """Share of the picture's patches, the most similar ones, that a patch is compared with in the self reference."""
@@ -49,7 +49,6 @@ FAR = 3
 
 TEMPERATURE = 0.03
 """Of the softmax over cosines that a patch is rebuilt with."""
-
 
 SELF_WEIGHT = 0.3
 """What one standard deviation of a patch's distance to its own picture adds to its log-odds; chosen on validation."""

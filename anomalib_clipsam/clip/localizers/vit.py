@@ -23,8 +23,8 @@ from anomalib_clipsam.compute.precision import full_precision
 if TYPE_CHECKING:
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 
 def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer, Taps
+from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer
 from anomalib_clipsam.clip.prompts import PromptEnsemble
+from anomalib_clipsam.clip.taps import Taps
 from anomalib_clipsam.compute.precision import full_precision
 
 if TYPE_CHECKING:
