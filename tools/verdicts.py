@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.results.check import Figures, check, to_markdown
+from anomalib_clipsam.predictions.check import Figures, check, to_markdown
 
 
 def build(way: str, folder: Path, weights: str, **options: object) -> ClipSam:

@@ -31,7 +31,7 @@ the map pass the pixel threshold. [ours]"""
 
 
 class ThresholdBetween(F1AdaptiveThreshold):
-    """anomalib's adaptive threshold, put halfway between the lowest score that it calls defective and the next lower one.
+    """anomalib's adaptive threshold, put halfway from the lowest score that it calls defective to the next lower one.
 
     The threshold of the highest F1 is one of the scores, chosen as what is not below it is defective. The
     post-processor calls defective what is above it, and so not the very picture that the threshold comes from.
@@ -59,8 +59,8 @@ class ClipSamPostProcessor(PostProcessor):
     0.5 is the threshold.
 
     The mask is where the final map passes the pixel threshold, in a picture that is called defective; where it passes
-    nowhere, the hottest place. So a lower threshold makes every outline grow. Scores are rounded to four decimals before
-    they are compared, as they are printed, but never across 0.5. [ours]
+    nowhere, the hottest place. So a lower threshold makes every outline grow. Scores are rounded to four decimals, as
+    they are printed, before they are compared, but never across 0.5. [ours]
 
     Args:
         image_threshold (float | None): Image score above which a picture is defective, in [0, 1], before normalisation.
