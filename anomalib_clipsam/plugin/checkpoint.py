@@ -19,10 +19,11 @@ import torch
 from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.errors.errors import counted
 from anomalib_clipsam.method.fusion import FUSIONS, Fusion
-from anomalib_clipsam.plugin.checkpoint_file import check_entries, naming
+from anomalib_clipsam.plugin.checkpoint_file import UNREADABLE, check_entries, naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -133,6 +134,32 @@ def find_entry(checkpoint: dict[str, Any]) -> dict[str, Any]:
     check_entries(parts, {name: kind for name, kind in LATER.items() if name in parts})
     check_entries(saved["weights"], {"localizer": dict})  # one made without SAM fits a model with SAM too
     return saved
+
+
+def read_compared(path: Path) -> dict[str, Any]:
+    """Read what the pictures of a checkpoint were compared with.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        dict[str, Any]: ``references``, ``k_shot`` and ``reference_options`` for a model that takes it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or another model has made it.
+    """
+    if not path.is_file():
+        msg = f"There is no checkpoint {path}. Correct the path, or leave it out to calibrate anew."
+        raise FileNotFoundError(msg)
+    with naming(path, UNREADABLE):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    saved = find_entry(checkpoint)
+    given = checkpoint.get("hyper_parameters") or {}
+    parts = len(saved["good_parts"]["sources"]) if saved.get("good_parts") else 0
+    rule = saved.get("references") or {"references": "none"}
+    references = None if parts else rule["references"]
+    return {"references": references, "k_shot": parts, "reference_options": given.get("reference_options")}
 
 
 def refuse_others(

@@ -342,6 +342,20 @@ class Judge(nn.Module, ABC):
         return (*self.rule().items(), learnt, text, self.levels, self.unlike_distance)
 
 
+def reasons(score: torch.Tensor, judge: Judge | None) -> list[str]:
+    """Say what makes pictures defective whatever their defects.
+
+    Args:
+        score (torch.Tensor): Scores ``(B,)``, before they are normalised.
+        judge (Judge | None): Who has judged beside the text.
+
+    Returns:
+        list[str]: Of each picture, such as ``"unlike every good part"``; an empty text where there is nothing.
+    """
+    says = Judge.says_of_unlike if judge is None else judge.says_of_unlike
+    return [says if sure else "" for sure in (score >= SURE).flatten().tolist()]
+
+
 def decide_unlike(score: torch.Tensor, unlike: torch.Tensor | None) -> torch.Tensor:
     """Give pictures that are unlike the references the score :data:`SURE`, and no others.
 
