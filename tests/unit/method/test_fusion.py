@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from anomalib_clipsam.method.fusion import FUSIONS, Fusion, image_score, trust_in_mask
+from anomalib_clipsam.method.fusion import FUSIONS, Fusion, agreement, image_score, trust_in_mask
 
 MAP = torch.tensor([[[0.2, 0.6, 1.0], [0.0, 0.5, 0.8]]])
 LOGITS = torch.tensor([[[-math.log(3), 0.0, math.log(3)], [-100.0, 100.0, math.log(4)]]])
@@ -52,6 +52,22 @@ def test_a_mask_of_the_whole_part_is_trusted_less_than_one_of_the_defect() -> No
     peak, iou = torch.tensor([0.9]), torch.tensor([1.0])
     assert trust_in_mask(maps, defect, peak, iou).item() == pytest.approx(1)
     assert trust_in_mask(maps, part, peak, iou).item() == pytest.approx(4 / 80)
+
+
+def test_agreement_moves_the_border_as_far_as_mask_and_map_agree() -> None:
+    """Of the map above 0.5, three pixels, the mask has two, and one besides: Dice is 2/3."""
+    maps = torch.tensor([[[0.2, 0.6, 0.9], [0.0, 0.5, 0.8]]])
+    assert agreement(maps, SURE).item() == pytest.approx(2 / 3)
+    moved = 0.3 * (2 / 3) ** 2 * 3 / 2
+    signs = torch.tensor([[[-1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]]])
+    expected = (torch.logit(maps, eps=1e-6) + moved * signs).sigmoid()
+    torch.testing.assert_close(Fusion()(maps, SURE, PEAK, IOU), expected)
+
+
+def test_agreement_leaves_the_map_alone_where_the_mask_is_elsewhere() -> None:
+    fused = Fusion("agreement", 1.0)(MAP, torch.tensor([[[9.0, -9.0, -9.0], [9.0, 9.0, -9.0]]]), PEAK, IOU)
+    torch.testing.assert_close(fused, MAP, atol=2e-6, rtol=0)
+    assert agreement(MAP, torch.full_like(MAP, -1.0)).item() == 0
 
 
 def test_weighted() -> None:
