@@ -104,7 +104,7 @@ class ClipSamModel(SamRefiner):
         return other
 
     def settings(self) -> dict[str, Hashable]:
-        """Give all that predictions depend on besides the image and the weights.
+        """Return all that predictions depend on besides the image and the weights.
 
         Returns:
             dict[str, Hashable]: Class name, prompts, sizes, precision, references, and, as ``"ppg.min_score"``, what

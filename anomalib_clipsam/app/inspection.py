@@ -174,7 +174,7 @@ class Inspector:
 
 
 def tidy(class_name: str) -> str:
-    """Give the name that CLIP is asked about.
+    """Return the name that CLIP is asked about.
 
     Args:
         class_name (str): What somebody typed.

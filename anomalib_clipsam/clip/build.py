@@ -170,7 +170,7 @@ def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.T
 
 
 def project(block: ResidualAttentionBlock, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give the queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
+    """Return the queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
     attention = block.attn
     projected = linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     queries, keys, values = (
@@ -186,7 +186,7 @@ def attend(
     values: torch.Tensor,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Give what the attention of a block adds to the residual stream.
+    """Return what the attention of a block adds to the residual stream.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip's.
@@ -204,7 +204,7 @@ def attend(
 def attend_alike(
     block: ResidualAttentionBlock, projections: Sequence[torch.Tensor], values: torch.Tensor
 ) -> torch.Tensor:
-    """Give what a block would add if its tokens gathered values from tokens that are like them.
+    """Return what a block would add if its tokens gathered values from tokens that are like them.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip's.
@@ -226,5 +226,5 @@ def _join_heads(block: ResidualAttentionBlock, attended: torch.Tensor) -> torch.
 
 
 def feed_forward(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
-    """Give what the MLP of a block adds to the residual stream ``(B, L, D)``."""
+    """Return what the MLP of a block adds to the residual stream ``(B, L, D)``."""
     return block.ls_2(block.mlp(block.ln_2(tokens)))

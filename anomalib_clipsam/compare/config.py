@@ -133,7 +133,7 @@ class Comparison:
     trained_on_tested: bool = False
 
     def pairs(self) -> Iterator[Pair]:
-        """Give the rows in their order: by data set, category, model."""
+        """Return the rows in their order: by data set, category, model."""
         common = (self.map_size, self.seed, self.engine, self.pictures, __version__, version("anomalib"))
         for data in self.data:
             for category in data.categories or ("",):

@@ -179,7 +179,7 @@ class Line:
 
 
 def data_lines(rows: Sequence[Row], data: DataEntry) -> list[Line]:
-    """Give the lines of a data set: the means, then by category.
+    """Return the lines of a data set: the means, then by category.
 
     Args:
         rows (Sequence[Row]): The rows of the data set.

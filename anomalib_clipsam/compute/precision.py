@@ -48,7 +48,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def cpu_has_bf16() -> bool:
-    """Say whether this CPU has native bf16.
+    """Check whether this CPU has native bf16.
 
     Returns:
         bool: ``True`` for x86 with AVX-512 BF16 or AMX, for Arm with BF16, and where torch is too old to tell.

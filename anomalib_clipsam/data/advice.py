@@ -40,7 +40,7 @@ def refuse_videos(datamodule: Any, reason: str = "ClipSam looks at single pictur
 
 
 def find_unused(datamodule: Any) -> str | None:
-    """Say how to test on the pictures that anomalib's ``Folder`` keeps for a training.
+    """Explain how to test on the pictures that anomalib's ``Folder`` keeps for a training.
 
     Args:
         datamodule (Any): The data module of the pass, set up, or ``None``.
@@ -60,7 +60,7 @@ def find_unused(datamodule: Any) -> str | None:
 
 
 def find_overwritten(paths: Sequence[str | Path], datamodule: Any) -> str | None:
-    """Say which pictures of the results would overwrite one another.
+    """Find which pictures of the results would overwrite one another.
 
     Args:
         paths (Sequence[str | Path]): The pictures of the pass.
@@ -86,7 +86,7 @@ def find_overwritten(paths: Sequence[str | Path], datamodule: Any) -> str | None
 
 
 def find_results_inside(paths: Sequence[str | Path], results: str | Path) -> str | None:
-    """Say that pictures of the results would be taken for pictures of parts by the next pass.
+    """Warn that pictures of the results would be taken for pictures of parts by the next pass.
 
     Args:
         paths (Sequence[str | Path]): The pictures of the pass.

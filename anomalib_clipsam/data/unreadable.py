@@ -221,7 +221,7 @@ def check_transform(transform: Any, where: str) -> None:
 
 
 def _loaders(trainer: Trainer, stage: str) -> list[Any]:
-    """Give the data loaders of a pass. A data module's are made now, and Lightning is given these."""
+    """Return the data loaders of a pass. A data module's are made now, and Lightning is given these."""
     if stage not in STAGES:
         return []
     name = STAGES[STAGES.index(stage)]  # Lightning's is an enumeration, of texts that format otherwise

@@ -67,7 +67,7 @@ class WholePass:
         self.pictures = sum(len(order) for _, order in self.parts)
 
     def __len__(self) -> int:
-        """Give the number of batches."""
+        """Return the number of batches."""
         return sum(-(-len(order) // (loader.batch_size or 1)) for loader, order in self.parts)
 
     def shown(self, trainer: Trainer, says: str) -> Iterator[Batch]:

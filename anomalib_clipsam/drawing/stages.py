@@ -208,7 +208,7 @@ def draw_crops(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
 
 
 def verdict(item: ImageItem, stages: ClipSamStages) -> str:
-    """Say what was decided about an image.
+    """Describe what was decided about an image.
 
     Args:
         item (ImageItem): Its post-processed prediction.

@@ -95,7 +95,7 @@ def find_advice(error: BaseException) -> str | None:
 
 
 def sentence(error: BaseException, options: Mapping[str, str]) -> str:
-    """Say an error in the words of a command line: ``weights='lite'`` is ``--model.weights lite`` there.
+    """Phrase an error in the words of a command line: ``weights='lite'`` is ``--model.weights lite`` there.
 
     Args:
         error (BaseException): The error.

@@ -22,7 +22,7 @@ def printable(text: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Say why a file could not be loaded, without torch's advice to run the code in it.
+    """Explain why a file could not be loaded, without torch's advice to run the code in it.
 
     Args:
         error (Exception): What ``torch.load`` or a library like it raised.

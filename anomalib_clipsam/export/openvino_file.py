@@ -83,7 +83,7 @@ def check_compression(compression: CompressionType | None, datamodule: AnomalibD
 
 
 def _is_encoder_layer(node: Node) -> bool:
-    """Say whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
+    """Report whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
     if node.get_type_name() != "MatMul":
         return False
     source = node.input_value(1).get_node()

@@ -18,7 +18,7 @@ takes them out of it by 0.45, with antialiasing by 0.28."""
 
 
 def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:
-    """Say at which places of a batch something is NaN or infinite. A GPU is waited for once.
+    """Find the places of a batch where something is NaN or infinite. A GPU is waited for once.
 
     Args:
         values (tuple[torch.Tensor, ...]): Tensors ``(B, ...)``.

@@ -145,7 +145,7 @@ class CascadedPrompts(nn.Module):
         self.passes = passes
 
     def blank(self, batch_size: int) -> CascadeOutput:
-        """Give the answer for images that SAM does not see: no box, an empty mask.
+        """Return the answer for images that SAM does not see: no box, an empty mask.
 
         Args:
             batch_size (int): B, the number of images.

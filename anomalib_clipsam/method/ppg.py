@@ -238,7 +238,7 @@ class PointPromptGenerator(nn.Module):
         return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
 
     def blank(self, anomaly_map: torch.Tensor) -> PointPrompts:
-        """Give the prompts of images that SAM does not see: no point, no ring.
+        """Return the prompts of images that SAM does not see: no point, no ring.
 
         Args:
             anomaly_map (torch.Tensor): S_a, ``(B, H, W)``.

@@ -171,7 +171,7 @@ class PredictionFolder(BasePredictionWriter):
         trainer.strategy.barrier()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what a run leaves that a user has stopped."""
+        """Report what a run leaves that a user has stopped."""
         del pl_module
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
             logger.warning("Stopped. The same command goes on from here.")

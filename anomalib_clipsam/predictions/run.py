@@ -90,7 +90,7 @@ class Share(Sampler[int]):
         self.scored = scored
 
     def __iter__(self) -> Iterator[int]:
-        """Give their places in the data set."""
+        """Yield their places in the data set."""
         return iter(self._places())
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class Share(Sampler[int]):
 
 
 def count_good_parts(folder: Path) -> int:
-    """Say how many good parts of a folder pictures are compared with.
+    """Count how many good parts of a folder pictures are compared with.
 
     Args:
         folder (Path): The folder.

@@ -24,7 +24,7 @@ BATCH_STRETCH = 1.2
 
 
 def passing_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
-    """Give the threshold that lets a share of some values pass: so many are not above it.
+    """Return the threshold that lets a share of some values pass: so many are not above it.
 
     With the image scores of good parts, or of a batch, it is an image threshold; with their highest pixels, or with all
     of their pixels, it is a pixel threshold. A further good part is above the highest of k good ones with a chance of
@@ -48,7 +48,7 @@ def passing_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def extremes(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give what a calibration asks of maps.
+    """Return what a calibration asks of maps.
 
     Args:
         maps (torch.Tensor): Distances ``(N, H, W)``.

@@ -298,7 +298,7 @@ class SamPostProcessor(PostProcessor):
         batch.pred_mask = None  # a model's own fits its own map
 
     def stages_of(self, pl_module: LightningModule, image: torch.Tensor, path: str | None) -> ClipSamStages:
-        """Give every intermediate result for an image of the batch that was refined last. SAM sees it once more.
+        """Return every intermediate result for an image of the batch that was refined last. SAM sees it once more.
 
         Args:
             pl_module (LightningModule): The model that made the map.
@@ -416,7 +416,7 @@ class SamPostProcessor(PostProcessor):
         return refined, scale
 
     def _keys(self, path: str | None, seen: torch.Tensor, image_map: torch.Tensor) -> list[Hashable] | None:
-        """Give a key for all that an image's refined map depends on, in a list; ``None`` if it has no file."""
+        """Return a key for all that an image's refined map depends on, in a list; ``None`` if it has no file."""
         if path is None:
             return None
         values = torch.stack([image_map.flatten()[::61].sum(), self.pixel_threshold, self.pixel_min, self.pixel_max])

@@ -41,7 +41,7 @@ PROPORTION = 0.02
 
 
 def maps_of(batch: Batch, pl_module: LightningModule) -> torch.Tensor:
-    """Give the maps of a batch as ``(B, H, W)``, or raise where SAM cannot use them."""
+    """Return the maps of a batch as ``(B, H, W)``, or raise where SAM cannot use them."""
     maps, size = batch.anomaly_map, batch.image.shape[-2:]
     if maps is None:
         raise ValueError(NO_MAPS.format(type(pl_module).__name__))
@@ -66,7 +66,7 @@ def undo_normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def as_seen(pl_module: LightningModule, images: torch.Tensor) -> torch.Tensor:
-    """Give what a model saw of images as ``(B, 3, height, width)`` uint8.
+    """Return what a model saw of images as ``(B, 3, height, width)`` uint8.
 
     Raises:
         ValueError: If it is no RGB in [0, 1] once the pre-processor's normalisation is undone.

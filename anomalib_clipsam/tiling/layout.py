@@ -135,15 +135,15 @@ class TileGrid:
         return cls(tuple(picture), size, (length, length), rows, columns)
 
     def __len__(self) -> int:
-        """Give the number of tiles."""
+        """Return the number of tiles."""
         return len(self.rows) * len(self.columns)
 
     def __iter__(self) -> Iterator[Window]:
-        """Give the tiles, row by row."""
+        """Return the tiles, row by row."""
         return ((row, column, *self.tile) for row in self.rows for column in self.columns)
 
     def pixels(self, window: Window) -> tuple[slice, slice]:
-        """Say which rows and columns of the picture a part of the map shows."""
+        """Report which rows and columns of the picture a part of the map shows."""
         top, left, height, width = window
         return self._span(top, height, 0), self._span(left, width, 1)
 

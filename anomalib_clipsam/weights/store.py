@@ -45,7 +45,7 @@ CARRIED = Path(__file__).parent / "carried"
 
 
 def folders() -> Iterator[Path]:
-    """Give the folders that files are looked for in, the first choice first.
+    """Return the folders that files are looked for in, the first choice first.
 
     Yields:
         Path: The folder that ``ANOMALIB_CLIPSAM_WEIGHTS`` names, if it names one, then anomalib's own.
@@ -57,7 +57,7 @@ def folders() -> Iterator[Path]:
 
 
 def download_folder() -> Path:
-    """Give the folder that a download goes to.
+    """Return the folder that a download goes to.
 
     Returns:
         Path: Ours in anomalib's folder of pretrained weights.
@@ -234,7 +234,7 @@ def _read(source: Source, path: Path) -> None:
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """Give a place where nobody can have planted a link; what is written there becomes the file."""
+    """Return a place where nobody can have planted a link; what is written there becomes the file."""
     with TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as private:
         fresh = Path(private, path.name)
         yield fresh
@@ -242,7 +242,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def size_of(source: Source) -> str:
-    """Say how large a file is.
+    """Describe how large a file is.
 
     Args:
         source (Source): The file.
@@ -254,7 +254,7 @@ def size_of(source: Source) -> str:
 
 
 def announce(rows: Sequence[WeightFile]) -> None:
-    """Say what will be fetched, and how large it is, before it begins.
+    """Announce what will be fetched, and how large it is, before it begins.
 
     Args:
         rows (Sequence[WeightFile]): What is needed.
@@ -267,7 +267,7 @@ def announce(rows: Sequence[WeightFile]) -> None:
 
 
 def _not_found(row: WeightFile, failures: list[str]) -> str:
-    """Say where a file was looked for, what went wrong, what to bring and where to."""
+    """Report where a file was looked for, what went wrong, what to bring and where to."""
     own = os.environ.get(WEIGHTS_VARIABLE)
     missing = ", which does not exist" if own and not Path(own).expanduser().is_dir() else ""
     looked = [

@@ -138,7 +138,7 @@ class Localizer(nn.Module, ABC):
             self.class_name = class_name
 
     def text_of(self, class_name: str) -> torch.Tensor:
-        """Give the text directions of a class name, encoded when they are first asked for.
+        """Return the text directions of a class name, encoded when they are first asked for.
 
         Args:
             class_name (str): Name of the part.
@@ -199,7 +199,7 @@ class Localizer(nn.Module, ABC):
 
     @abstractmethod
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
-        """Give map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
+        """Return map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
 
     def with_taps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         """Locate what looks damaged, and give the features that references are compared by.

@@ -120,7 +120,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
         self._text_of, self.class_name = {}, None
 
     def text_of(self, class_name: str) -> torch.Tensor:
-        """Give the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
+        """Return the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
         if not self._text_of:
             logger.info("The prompts of this localizer were learned and name no class: the class name is not used.")
             self._text_of[class_name] = self._encode_in_full(class_name)
@@ -178,7 +178,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
 
     @abstractmethod
     def _score_embedding(self, tokens: torch.Tensor, patches: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
-        """Give the normalised image embedding ``(B, C)`` that the image score compares with the text.
+        """Return the normalised image embedding ``(B, C)`` that the image score compares with the text.
 
         Args:
             tokens (torch.Tensor): Tokens of CLIP's own path, the class token first, ``(B, L, D)``.

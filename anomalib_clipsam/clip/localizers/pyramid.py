@@ -132,7 +132,7 @@ def deviations(stage: torch.Tensor) -> list[torch.Tensor]:
 
 
 def magnitude(stage: torch.Tensor) -> torch.Tensor:
-    """Give the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
+    """Return the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
     return (stage.square().mean(1, keepdim=True) + 1e-6).sqrt()
 
 
@@ -308,7 +308,7 @@ class PyramidLocalizer(ClipLocalizer):
         return odds.sigmoid(), score.sigmoid(), self._tap_reference(image, taps) if tapped else ()
 
     def _tap_reference(self, image: torch.Tensor, taps: Taps) -> Taps:
-        """Give the stages that references compare."""
+        """Return the stages that references compare."""
         if self.reference_tower is None:
             return tuple(taps[stage] for stage in REFERENCE_STAGES)
         stages = self.reference_tower.forward_intermediates(

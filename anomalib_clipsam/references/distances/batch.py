@@ -149,7 +149,7 @@ class BatchReference(Reference):
         self.sizes = sizes
 
     def keep(self, taps: Taps) -> Taps:
-        """Give what must be kept of some pictures until all have come: features in half precision.
+        """Return what must be kept of some pictures until all have come: features in half precision.
 
         Args:
             taps (tuple[torch.Tensor, ...]): Grids ``(B, C_t, h_t, w_t)``.
@@ -192,11 +192,11 @@ class BatchReference(Reference):
         return torch.stack(grids, dim=1)
 
     def _scores(self, tap: torch.Tensor, size: int) -> torch.Tensor:
-        """Give the mutual scores ``(N, h, w)`` of one tap and neighbourhood."""
+        """Return the mutual scores ``(N, h, w)`` of one tap and neighbourhood."""
         return mutual_scores(self._patches(tap, size), self.share).unflatten(1, tap.shape[-2:])
 
     def _patches(self, tap: torch.Tensor, size: int) -> torch.Tensor:
-        """Give the normalised patches ``(N, P, C)`` of one tap and neighbourhood."""
+        """Return the normalised patches ``(N, P, C)`` of one tap and neighbourhood."""
         # joined stages weigh the same by their norms, which another normalisation would undo
         return patches_of(tap if self.join and size == 1 else aggregate_neighbours(tap, size))
 
@@ -244,7 +244,7 @@ class BatchReference(Reference):
         return torch.stack(grids, dim=1)
 
     def parts(self, count: int, taps: Taps, limit: int) -> int:
-        """Say into how many subsets a batch is divided where it does not fit into memory.
+        """Find into how many subsets a batch is divided where it does not fit into memory.
 
         Args:
             count (int): Number of pictures N.

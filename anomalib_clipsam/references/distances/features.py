@@ -37,7 +37,7 @@ def patches_of(tap: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_similarity(patches: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-    """Give the cosine similarity of each patch to the most similar one of a memory.
+    """Return the cosine similarity of each patch to the most similar one of a memory.
 
     Args:
         patches (torch.Tensor): Normalised patches ``(..., P, C)``.
@@ -68,7 +68,7 @@ def spread(patches: torch.Tensor, most: int) -> torch.Tensor:
 
 
 def peak_score(distance_map: torch.Tensor, share: float = 0.01) -> torch.Tensor:
-    """Give a picture's own score: the mean of the highest values of its map. [ours]
+    """Return a picture's own score: the mean of the highest values of its map. [ours]
 
     Args:
         distance_map (torch.Tensor): ``(B, H, W)``.
@@ -105,7 +105,7 @@ class Reference(nn.Module, ABC):
         self.sigma = sigma
 
     def features(self, taps: Taps) -> Taps:
-        """Give what is compared: the taps, or the one tap that they are joined to.
+        """Return what is compared: the taps, or the one tap that they are joined to.
 
         Args:
             taps (tuple[torch.Tensor, ...]): T grids ``(B, C_t, h_t, w_t)``.
@@ -163,7 +163,7 @@ class PictureReference(Reference):
         """
 
     def forward(self, taps: Taps, size: tuple[int, int]) -> torch.Tensor:
-        """Give the map of distances.
+        """Return the map of distances.
 
         Args:
             taps (tuple[torch.Tensor, ...]): T grids ``(B, C_t, h_t, w_t)``.

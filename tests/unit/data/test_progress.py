@@ -54,7 +54,7 @@ def test_looks_at_good_parts_advance_rich_s_bar_by_one_a_picture() -> None:
     model = SimpleNamespace(
         count_views=lambda image: image.shape[-1],
         join=None,
-        looks=lambda image: ((torch.zeros(number, 3, 3),) for number in counts[image.shape[-1]]),
+        views=lambda image: ((torch.zeros(number, 3, 3),) for number in counts[image.shape[-1]]),
     )
     with progress(trainer(bar), "Looking", 2) as advance:
         for width in counts:
