@@ -433,7 +433,7 @@ def choose(groups: dict[str, list[Large]], sides: list[int], overlaps: list[floa
 
 @torch.no_grad()
 def measure(model: ClipSam, pictures: list[Large], class_name: str) -> list[float]:
-    """Return F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and of defective > 0.5."""
+    """Return F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and defective > 0.5."""
     clip, whole, scores = Curve(), Curve(), []
     model.model.set_class_name(class_name)
     for picture in tqdm(pictures, leave=False):

@@ -170,7 +170,7 @@ def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.T
 
 
 def project(block: ResidualAttentionBlock, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
+    """Return queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
     attention = block.attn
     projected = linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     queries, keys, values = (

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from torch.utils.data import Dataset
 
-    from anomalib_clipsam.torch_model import ClipSamModel
+    from anomalib_clipsam.references.judge import View, Viewer
 
 
 class GoodParts(Sequence):
@@ -57,22 +57,22 @@ class WatchedViews:
     """A model whose looks at good parts move a progress bar: by 1 for each picture.
 
     Args:
-        model (ClipSamModel): The model.
+        model (Viewer): The model.
         advance (Callable[[float], object]): Moves the bar.
     """
 
-    def __init__(self, model: ClipSamModel, advance: Callable[[float], object]) -> None:
+    def __init__(self, model: Viewer, advance: Callable[[float], object]) -> None:
         self.count_views = model.count_views
         self.join = model.join
         self.model = model
         self.advance = advance
 
-    def views(self, image: torch.Tensor) -> Iterator[tuple]:
+    def views(self, image: torch.Tensor) -> Iterator[View]:
         """Look at a picture ``(1, 3, height, width)``."""
         count = self.count_views(image)
-        for look in self.model.views(image):
-            yield look
-            self.advance(len(look[0]) / count)
+        for view in self.model.views(image):
+            yield view
+            self.advance(len(view.map) / count)
 
 
 def read_good_parts(

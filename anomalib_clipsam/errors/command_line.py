@@ -9,7 +9,6 @@ In Python the same errors are raised as everywhere. Errors that nobody has put i
 from __future__ import annotations
 
 import dis
-import inspect
 import logging
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.errors.errors import MODEL_OPTIONS, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,6 +104,8 @@ def sentence(error: BaseException, options: Mapping[str, str]) -> str:
         str: One line.
     """
     text = printable(" ".join(str(error).split()))
+    if not options:
+        return text
     name = rf"\b({'|'.join(options)})"
     text = re.sub(rf"{name}='([^']*)'", lambda found: f"{options[found[1]]} {found[2]}", text)
     return re.sub(rf"`{name}`", lambda found: f"`{options[found[1]]}`", text)
@@ -119,10 +120,7 @@ def install_error_hook() -> None:
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         found, advice = find_for_users(error), find_advice(error)
         if found is not None:
-            from anomalib_clipsam.lightning_model import ClipSam
-
-            options = {name: f"--model.{name}" for name in inspect.signature(ClipSam).parameters}
-            print(f"anomalib: {sentence(found, options)}", file=sys.stderr)
+            print(f"anomalib: {sentence(found, MODEL_OPTIONS)}", file=sys.stderr)
         elif advice is not None:
             print(f"anomalib: {printable(error).rstrip('.')}. {advice}", file=sys.stderr)
         else:

@@ -8,6 +8,9 @@ A stranger may have chosen them. They must neither forge lines of a log nor advi
 
 from __future__ import annotations
 
+MODEL_OPTIONS: dict[str, str] = {}
+"""Name of an argument of ClipSam's in Python -> its option on anomalib's command line. ClipSam's module fills it."""
+
 
 def printable(text: object) -> str:
     r"""Write a text with its control characters escaped: line ends, terminal codes, changes of direction.

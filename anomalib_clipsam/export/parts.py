@@ -56,8 +56,9 @@ class LocalizerPart(_Part):
             tuple[torch.Tensor, ...]: What :attr:`OUTPUTS` names.
         """
         model = self.pipeline.model
-        clip_map, score = model.localize(self._pre_process(image))
-        predictions = InferenceBatch(pred_score=score, anomaly_map=clip_map)
+        _, answer = model.localize(self._pre_process(image))
+        clip_map = answer.map
+        predictions = InferenceBatch(pred_score=answer.score, anomaly_map=clip_map)
         processed = self.pipeline.post_process(predictions, image.shape[-2:])
         suspicious = model.ppg.extreme_region(clip_map).flatten(1).any(dim=1)
         # The map is two outputs, and the exporter wants a tensor for each: hence the copy.

@@ -243,7 +243,7 @@ NO_LOGIT = -1e4
 
 
 def join_scores(tiles: torch.Tensor, anomaly_map: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Return a picture's score: the mean of its most suspicious tile's, of the highest value of its map, and the whole's.
+    """Return a picture's score: the mean of its most suspicious tile's, of its map's highest value, and the whole's.
 
     The highest of many scores is high for good pictures too; the other two hold against it (``docs/ablation.md``).
 
