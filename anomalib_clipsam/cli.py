@@ -28,6 +28,7 @@ from pathlib import Path
 
 from anomalib_clipsam import __version__
 from anomalib_clipsam.errors.command_line import ToStderr, find_advice, only_our_lines, sentence
+from anomalib_clipsam.errors.errors import UserValueError
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -167,14 +168,14 @@ def predictions(command: ArgumentParser) -> Run:
         list_pictures(options.folder)  # before anything is fetched
         if options.threshold is not None and not 0 <= options.threshold <= 1:
             msg = f"The threshold is {options.threshold}, but scores lie between 0 and 1. Choose a number there."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if options.batch_size < 1:
             msg = f"The batch size is {options.batch_size}, but it is a number of pictures. Choose 1 or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         needs_folder = options.pictures or options.devices != "1" or options.num_nodes != 1
         if needs_folder and options.to.suffix == ".csv":
             msg = f"{options.to} is a table only. Give --to a folder for pictures, and for several processes."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if options.quiet:
             logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
         trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}

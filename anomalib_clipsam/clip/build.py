@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.compute.linear import linear, use_onednn
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,13 +67,13 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
             f"Unknown CLIP architecture '{architecture}'. Use 'lite', 'demo' or one of open_clip.list_models() "
             "such as 'ViT-L-14-336'."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     parts = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg") if key in config}
     vision = parts.get("vision_cfg", {})
     plain_vit = isinstance(vision.get("layers"), int)
     if len(parts) < 3 or not (plain_vit or architecture == "lite") or "hf_model_name" in parts["text_cfg"]:
         msg = f"CLIP architecture '{architecture}' has no plain ViT. Choose one of the 'ViT-...' models of open_clip."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     clip = open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
     use_onednn(clip)
     return clip
@@ -133,7 +134,7 @@ def encode_ensemble(clip: CLIP, ensemble: PromptEnsemble, class_name: str) -> to
             f"A text prompt has more than the {clip.context_length} tokens that CLIP reads: '{longest[:80]}...'. "
             "Shorten the class name or the prompts."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     embeddings = F.normalize(_encode_text(clip, tokens.to(clip.token_embedding.weight.device)), dim=-1)
     embedding_of = dict(zip(unique, embeddings, strict=True))
     means = [torch.stack([embedding_of[sentence] for sentence in sentences]).mean(dim=0) for sentences in states]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.data.datamodules.base.video import AnomalibVideoDataModule
 from anomalib.utils.path import generate_output_filename
 
-from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.errors.errors import UserValueError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def refuse_videos(datamodule: Any, reason: str = "ClipSam looks at single pictur
             f"{type(datamodule).__name__} gives videos, and {reason}. Save their frames as "
             "pictures, and give the folder to `anomalib predict --data`, or to the data module Folder."
         )
-        raise ValueError(msg)  # noqa: TRY004  # the command line's argument is at fault, not a type in Python
+        raise UserValueError(msg)  # the command line's argument is at fault, not a type in Python
 
 
 def find_unused(datamodule: Any) -> str | None:
@@ -121,4 +121,4 @@ def refuse_precision(precision: str) -> None:
             "float32. Leave it out, and set the model's own: precision='bf16' or 'fp16', on the command line "
             "--model.precision bf16."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)

@@ -8,7 +8,6 @@ In Python the same errors are raised as everywhere. Errors that nobody has put i
 
 from __future__ import annotations
 
-import dis
 import logging
 import re
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from anomalib_clipsam.errors.errors import MODEL_OPTIONS, printable
+from anomalib_clipsam.errors.errors import MODEL_OPTIONS, UserError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 PACKAGE = __name__.partition(".")[0]
-FOLDER = Path(__file__).parent
-FOR_USERS = (OSError, ValueError, TypeError, ImportError)
-"""Kinds of errors that this package raises with what to do about them."""
 ADVICE = (
     (
         "Path contains non-printable characters",
@@ -62,20 +58,17 @@ def find_for_users(error: BaseException) -> BaseException | None:
         error (BaseException): What has ended the command.
 
     Returns:
-        BaseException | None: That error, or one that jsonargparse has put into a text of its own, if it is of
-        :data:`FOR_USERS` and comes from a ``raise`` of this package, not from what it calls.
+        BaseException | None: That error, or one that jsonargparse has put into a text of its own, if it is a
+        :class:`~anomalib_clipsam.errors.errors.UserError`.
     """
-    traceback = error.__traceback__
-    if traceback is None:
-        return None
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    raised = code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    if raised and isinstance(error, FOR_USERS) and FOLDER in Path(code.co_filename).parents:
+    if isinstance(error, UserError):
         return error
+    if error.__traceback__ is None:
+        return None
+    frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
     # jsonargparse tries "a model" and "nothing" in turn, and joins the texts of what either raised.
-    tried = traceback.tb_frame.f_locals.get("exceptions") if code.co_name == "raise_union_unexpected_value" else None
+    joined = frame.f_code.co_name == "raise_union_unexpected_value"
+    tried = frame.f_locals.get("exceptions") if joined else None
     return next(filter(None, map(find_for_users, tried or ())), None)
 
 

@@ -25,6 +25,7 @@ from anomalib.models.components.base.export_mixin.utils import create_export_roo
 from torch import nn
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.export.onnx_file import finish_onnx, onnx_arguments
 from anomalib_clipsam.export.openvino_file import check_compression, check_installed, compress, write_openvino
 from anomalib_clipsam.export.parts import EXAMPLE, INPUTS, LocalizerPart, RefinerPart
@@ -227,11 +228,11 @@ class ClipSamExport:
         compression = None if compression_type is None else CompressionType(compression_type)
         if self.model.sam is None:
             msg = "With refine=False there is no SAM to split off. Export the model with `to_onnx` or `to_openvino`."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         allowed = {ExportType.ONNX: (None,), ExportType.OPENVINO: (None, CompressionType.FP16, CompressionType.INT8)}
         if compression not in allowed.get(export_type, ()):
             msg = "Parts are exported to ONNX in FP32, or to OpenVINO in FP32, FP16 or INT8. Choose one of these."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if export_type is ExportType.OPENVINO:
             check_compression(compression, None)
         check_installed("onnx", "onnxscript")
@@ -278,13 +279,13 @@ class ClipSamExport:
                 "references='batch' needs all pictures at once, and a graph sees one. Export with k_shot, or with "
                 "'self'."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if self.model.takes_any_size:
             msg = (
                 "No number of tiles fits every picture, and a graph needs one. Export without `tiles`, and cut "
                 "pictures as examples/tiles.py does."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self._check_name()
         self.learn_good_parts()
         if input_size is not None:
@@ -296,7 +297,7 @@ class ClipSamExport:
                 "The pre-processor does not resize images to one size, but a graph needs one. Use the default "
                 "pre-processor, or fix the size of the images by `input_size`, which `to_onnx` and `to_openvino` take."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     def _check_name(self) -> None:
         """Raise if pictures are named by their files, which an exported model does not know."""
@@ -305,4 +306,4 @@ class ClipSamExport:
                 "An exported model asks about one name, and class_name gives each folder its own. Give the part's own "
                 "class_name."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)

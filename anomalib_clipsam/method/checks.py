@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.errors.errors import NotFiniteError, UserTypeError, UserValueError
 
 OVERSHOOT = 0.5
 """How far outside [0, 1] values are clamped and not refused: where black and white pixels alternate, a bicubic resize
@@ -48,10 +48,10 @@ def check_images(images: torch.Tensor) -> None:
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         msg = f"The images are {kind}. {expected}, such as `images / 255` of 8-bit values."
-        raise TypeError(msg)
+        raise UserTypeError(msg)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     low, high = images.amin(), images.amax()  # NaN of NaN; without a copy, as a picture may have gigabytes
     if (low >= -OVERSHOOT) & (high <= 1 + OVERSHOOT):  # a GPU is waited for here, once
         return
@@ -63,4 +63,4 @@ def check_images(images: torch.Tensor) -> None:
         f"The images hold values from {low.item():.4g} to {high.item():.4g}. {expected}: divide 8-bit values by 255, "
         "and leave `Normalize` out of pre-processor and augmentations, since the model normalises images itself."
     )
-    raise ValueError(msg)
+    raise UserValueError(msg)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from anomalib_clipsam.compute.precision import PRECISIONS, encoders_in, full_precision, precision_in_use
-from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.errors.errors import NotFiniteError, UserValueError
 from anomalib_clipsam.method.checks import not_finite
 from anomalib_clipsam.method.frame import frame_to_map, resize_image
 from anomalib_clipsam.method.stages import ClipSamStages
@@ -58,7 +58,7 @@ class SamRefiner(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             msg = f"Unknown precision '{precision}'. Choose one of {', '.join(PRECISIONS)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.ppg = ppg
         self.cps = cps
         self.fusion = fusion

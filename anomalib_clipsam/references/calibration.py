@@ -17,6 +17,8 @@ import math
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 KINDS = ("self", "few_shot", "batch")
 """Kinds of reference, each with its own rule for the limit, see :class:`Calibration`."""
 SELF_SHARE = 0.25
@@ -42,7 +44,7 @@ def passing_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
     """
     if not 0 < share <= 1 or not values.numel():
         msg = f"A share of {share} of {values.numel()} values cannot pass. Give values, and a share above 0, 1 at most."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     values = values.flatten()
     return values.kthvalue(max(1, math.ceil(share * len(values) - 1e-6))).values  # 0.7 * 10 is a bit more than 7
 
@@ -119,7 +121,7 @@ class Calibration(nn.Module):
         """
         if kind not in KINDS or not len(peaks):
             msg = f"{len(peaks)} maps of kind '{kind}'. Give one map at least, of one of the kinds {', '.join(KINDS)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         usual = medians.median()
         if kind == "batch":
             limit = usual + BATCH_STRETCH * (peaks.mean() - usual)

@@ -37,6 +37,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from anomalib_clipsam.arguments import group, plain
 from anomalib_clipsam.data.advice import refuse_videos
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.method.frame import scaled_size
 from anomalib_clipsam.method.fusion import Fusion, FusionArguments
@@ -200,11 +201,11 @@ class SamPostProcessor(PostProcessor):
                 f"The trainer's precision '{precision}' converts SAM's weights, but points and masks need float32. "
                 "Choose '16-mixed' or 'bf16-mixed', or set the post-processor's own precision."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         refuse_videos(getattr(trainer, "datamodule", None), "SamPostProcessor refines maps of single pictures")
         if isinstance(pl_module.model, ClipSamModel):
             msg = "ClipSam refines its maps with SAM itself. Leave SamPostProcessor out, and set the model's `weights`."
-            raise ValueError(msg)  # noqa: TRY004  # the command line's argument is at fault, not a type in Python
+            raise UserValueError(msg)  # the command line's argument is at fault, not a type in Python
         if stage in ("fit", "validate"):
             self._store.clear()
 
@@ -316,7 +317,7 @@ class SamPostProcessor(PostProcessor):
         index = next((place for place, other in enumerate(images) if torch.equal(other, image[0])), None)
         if index is None:
             msg = "This image is not of the batch that was refined last. Ask when the batch ends."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         maps = maps[index : index + 1]
         unit = self._scale(maps).to_unit(maps).clamp(0, 1)
         picture = self._view(path, as_seen(pl_module, image)[0], maps.shape[-2:])
@@ -338,9 +339,9 @@ class SamPostProcessor(PostProcessor):
         given, self._given = self._given, None
         if given is None:
             msg = "SamPostProcessor needs the images too. Call the model that it belongs to, which shows them."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if predictions.anomaly_map is None:
-            raise ValueError(NO_MAPS.format("The model"))
+            raise UserValueError(NO_MAPS.format("The model"))
         shape = predictions.anomaly_map.shape
         maps = predictions.anomaly_map.reshape(shape[0], *shape[-2:])
         score = maps.amax(dim=(-2, -1)) if predictions.pred_score is None else predictions.pred_score
@@ -479,7 +480,7 @@ def _refuse_to_lose_sam(model: str) -> None:
             f"`anomalib export --ckpt_path` builds {model} anew with its default post-processor: SAM would be lost. "
             f"Export in Python: {model}.load_from_checkpoint(path, post_processor=SamPostProcessor()).to_onnx(folder)."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 @cache

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.frame import scaled_size
 
 if TYPE_CHECKING:
@@ -63,16 +64,16 @@ class Tiling:
         """Check the arguments."""
         if isinstance(self.side, str) and self.side != AUTO:
             msg = f"tiles is '{self.side}'. Give '{AUTO}', or the side of a tile in pixels, such as 512."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if isinstance(self.side, int) and self.side < LEAST_SIDE:
             msg = f"tiles is {self.side}, but CLIP sees nothing in less than {LEAST_SIDE} px. Give more, or '{AUTO}'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if not 0 <= self.overlap <= MOST_OVERLAP:
             msg = f"tile_overlap is {self.overlap}; it is a share of a tile. Choose between 0 and {MOST_OVERLAP}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if self.batch < 1:
             msg = f"tile_batch is {self.batch}, but it is a number of tiles. Choose 1 or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     def grid(self, size: Sequence[int], view: int) -> TileGrid:
         """Lay tiles over a picture.
@@ -102,7 +103,7 @@ class Tiling:
                     f"{size[1]} x {size[0]} pixels make {len(grid):,} tiles of {side} px, but {MOST_TILES:,} are the "
                     f"most: give a larger `tiles`, or '{AUTO}'."
                 )
-                raise ValueError(msg)
+                raise UserValueError(msg)
             side = math.ceil(1.1 * side)
 
 

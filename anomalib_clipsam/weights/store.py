@@ -25,6 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 from tqdm import tqdm
 
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserOSError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,7 +139,7 @@ def check(path: Path, source: Source) -> None:
     )
     if source.address is None:
         msg = f"{path} is damaged: it has {found}, not {expected}. Install anomalib_clipsam again."
-    raise ValueError(msg)
+    raise UserValueError(msg)
 
 
 def fetch(row: WeightFile, folder: Path) -> Path:
@@ -179,7 +180,7 @@ def fetch(row: WeightFile, folder: Path) -> Path:
                     failures.append(f"{source.address}: {' '.join(str(error).split()) or type(error).__name__}")
     except OSError as error:
         failures.append(f"{folder}: {error}")
-    raise FileNotFoundError(_not_found(row, failures))
+    raise UserFileNotFoundError(_not_found(row, failures))
 
 
 def _copy(path: Path, source: Source, folder: Path) -> Path:
@@ -195,11 +196,11 @@ def _download(row: WeightFile, source: Source, folder: Path) -> Path:
     """Download one source into a folder, checked."""
     if hub_constants.HF_HUB_OFFLINE:
         msg = "not tried, because HF_HUB_OFFLINE is set"
-        raise OSError(msg)
+        raise UserOSError(msg)
     free = shutil.disk_usage(folder).free
     if free < source.bytes:
         msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.bytes / 1e9:.2f} GB"
-        raise OSError(msg)
+        raise UserOSError(msg)
     logger.info("Fetching %s (%s) from %s", row.name, size_of(source), source.address)
     target = folder / source.filename
     with _unfinished(target) as fresh:
@@ -211,7 +212,7 @@ def _download(row: WeightFile, source: Source, folder: Path) -> Path:
         )
         if found != expected:
             msg = f"it gave {fresh.stat().st_size:,} bytes with the {kind} {found}, not {expected}"
-            raise OSError(msg)
+            raise UserOSError(msg)
     return target
 
 
@@ -228,7 +229,7 @@ def _read(source: Source, path: Path) -> None:
             progress.update(len(chunk))
             if progress.n > most:
                 msg = f"it gives more than {most:,} bytes, and was stopped"
-                raise OSError(msg)
+                raise UserOSError(msg)
             file.write(chunk)
 
 
@@ -306,5 +307,5 @@ def explicit_file(path: str, argument: str) -> Path:
     """
     if not Path(path).is_file():
         msg = f"{argument}='{path}' is no file. Correct the path, or leave {argument} out to use the table's weights."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     return Path(path)

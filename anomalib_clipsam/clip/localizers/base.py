@@ -22,6 +22,7 @@ from anomalib_clipsam.clip.build import encode_ensemble
 from anomalib_clipsam.clip.text_cache import cache_key, is_text, load_text, save_text
 from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserTypeError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +173,7 @@ class Localizer(nn.Module, ABC):
                 f"The text directions of '{class_name}' have the shape {shape}, and other numbers than this CLIP's: it "
                 f"needs two finite ones of {self.text_size}, of length 1. Calibrate anew without the checkpoint."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self._text_of[class_name] = text
         self.class_name = None
 
@@ -187,7 +188,7 @@ class Localizer(nn.Module, ABC):
         """
         del weights
         msg = f"{type(self).__name__} has no learned weights beside CLIP's. Leave them out."
-        raise TypeError(msg)
+        raise UserTypeError(msg)
 
     @abstractmethod
     def _encode_text(self, class_name: str) -> torch.Tensor:

@@ -22,6 +22,7 @@ from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,12 +94,12 @@ class LearnedPromptLocalizer(ViTLocalizer):
         super().__init__(clip, ensemble, image_size)
         if ensemble != PromptEnsemble():
             msg = "This localizer's prompts were learned. Leave `prompts` out, or choose localizer 'dense'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         depth = len(clip.visual.transformer.resblocks)
         self.second_blocks = max(1, depth * 19 // 24) if second_blocks is None else second_blocks
         if not 1 <= self.second_blocks <= depth:
             msg = f"second_blocks must be between 1 and {depth}, the number of CLIP's blocks, not {second_blocks}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.prompts = prompts
         self.register_buffer("gaussian", gaussian_matrix(image_size, SIGMA), persistent=False)
 

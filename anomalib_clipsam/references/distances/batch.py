@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.taps import Taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.distances.features import Reference, nearest_similarity, patches_of, spread
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def smooth_scores(scores: torch.Tensor, embeddings: torch.Tensor, windows: tuple
     """
     if not windows or min(windows) < 1 or max(windows) > len(scores):
         msg = f"The windows {windows} do not fit a batch of {len(scores)} pictures. Choose numbers from 1 to that."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     scaled = (scores - scores.min()) / (scores.max() - scores.min()).clamp(min=torch.finfo(scores.dtype).eps)
     similarity = embeddings @ embeddings.T  # (N, N)
     means = []
@@ -140,11 +141,11 @@ class BatchReference(Reference):
         super().__init__(join, sigma)
         if not 0 < share <= 1:
             msg = f"share is {share}, but it is a share of the other pictures. Choose a number above 0, 1 at most."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         sizes = ((1,) if join else MUSC_SIZES) if sizes is None else tuple(sizes)
         if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
             msg = f"sizes is {sizes}, but a neighbourhood has an odd side. Choose numbers such as 1, 3, 5."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.share = share
         self.sizes = sizes
 
@@ -183,7 +184,7 @@ class BatchReference(Reference):
                 f"{len(kept[0])} pictures are too few to judge each other, {LEAST_PICTURES} are needed. "
                 "Give more pictures, or choose references='self'."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         grids = []
         for tap in kept:
             grid = tap.to(device or tap.device).float()
@@ -272,4 +273,4 @@ class BatchReference(Reference):
                     f"{count} pictures of this size do not fit into {limit} bytes, in subsets of {LEAST_PICTURES} or "
                     f"more: {size} of them need {needed}. Choose a smaller clip_size, or references='self'."
                 )
-                raise ValueError(msg)
+                raise UserValueError(msg)

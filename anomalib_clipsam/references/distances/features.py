@@ -24,6 +24,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from anomalib_clipsam.clip.taps import Taps, join_taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 SIGMA_CANVAS = 256
 """Longer side of the map, in pixels, that ``sigma`` counts on. It scales with the map."""
@@ -100,7 +101,7 @@ class Reference(nn.Module, ABC):
         super().__init__()
         if not 0 <= sigma < float("inf"):
             msg = f"sigma is {sigma}, but it is a length in pixels. Choose 0, for no smoothing, or a number above it."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.join = join
         self.sigma = sigma
 
@@ -118,14 +119,14 @@ class Reference(nn.Module, ABC):
         """
         if not taps:
             msg = "There are no features to compare. Let the localizer give at least one tap."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         taps = tuple(tap.float() for tap in taps)
         if self.join:
             return join_taps(taps)
         grids = {tuple(tap.shape[-2:]) for tap in taps}
         if len(grids) > 1:
             msg = f"The taps have grids of several sizes, {sorted(grids)}. Set join=True to bring them to one."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return taps
 
     def to_map(self, distances: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
