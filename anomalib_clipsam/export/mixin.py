@@ -32,6 +32,8 @@ from anomalib_clipsam.export.openvino_file import check_compression, check_insta
 from anomalib_clipsam.export.parts import EXAMPLE, INPUTS, LocalizerPart, Part, RefinerPart
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anomalib.data import AnomalibDataModule
     from torchmetrics import Metric
 
