@@ -22,7 +22,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anomalib_clipsam.data.files import FORMATS, find_fault
 from anomalib_clipsam.drawing.panels import FOUND, fit, heat, orientation_of, outline, upright
 from anomalib_clipsam.drawing.stages import CROPS, draw_crops, draw_prompts
-from anomalib_clipsam.errors.errors import counted, printable
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted, printable
 from anomalib_clipsam.lightning_model import ClipSam
 from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
 from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor

@@ -34,6 +34,7 @@ from anomalib_clipsam.drawing.panels import (
 )
 from anomalib_clipsam.drawing.stages import draw_stages
 from anomalib_clipsam.drawing.verdict import heading, image_threshold, pixel_threshold, read_picture
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from anomalib_clipsam.compute.hashing import hash_weights
-from anomalib_clipsam.errors.errors import UserFileNotFoundError, counted
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted
 from anomalib_clipsam.method.fusion import FUSIONS, Fusion
 from anomalib_clipsam.plugin.checkpoint_file import UNREADABLE, check_entries, naming
 

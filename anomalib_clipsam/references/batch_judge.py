@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_clipsam.compute.hashing import picture_key
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.bounds import (
     FALSE_ALARMS,
     image_level_of_batch,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.bounds import recentre
 from anomalib_clipsam.references.distances.features import peak_score
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.bounds import (
     FALSE_ALARMS,
     check_false_alarms,

@@ -18,7 +18,7 @@ ARROWS = {
     "cli": {"app", "compare", "predictions", "lightning_model", "plugin", "weights", "clip", "errors"},
     "app": {"predictions", "lightning_model", "plugin", "data", "drawing", "references", "drawn_parts", "errors"},
     "compare": {"lightning_model", "sam_post_processor", "drawing", "weights", "drawn_parts", "errors"},
-    "predictions": {"drawing", "compute", "errors"},
+    "predictions": {"lightning_model", "drawing", "compute", "errors"},
     "lightning_model": {
         "export",
         "plugin",
