@@ -27,8 +27,8 @@ def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:
     Returns:
         list[int]: The places, ascending.
     """
-    finite = [value.isfinite().flatten(1).all(dim=1) if value.ndim > 1 else value.isfinite() for value in values]
-    finite = torch.stack(finite).all(dim=0)  # (B,)
+    each = [value.isfinite().flatten(1).all(dim=1) if value.ndim > 1 else value.isfinite() for value in values]
+    finite = torch.stack(each).all(dim=0)  # (B,)
     return [] if finite.all() else (~finite).nonzero().flatten().tolist()
 
 

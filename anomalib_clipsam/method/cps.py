@@ -227,5 +227,6 @@ class CascadedPrompts(nn.Module):
     def _component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
         """Reduce the mask to its most anomalous component, found on the feature grid, a quarter of the mask's size."""
         coarse = F.max_pool2d(mask.float().unsqueeze(1), 4).squeeze(1) > 0
-        chosen = most_anomalous_component(coarse, map_to_frame(anomaly_map, coarse.shape[-2:]))
+        height, width = coarse.shape[-2:]
+        chosen = most_anomalous_component(coarse, map_to_frame(anomaly_map, (height, width)))
         return mask & chosen.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)

@@ -169,9 +169,9 @@ class PointPromptGenerator(nn.Module):
         if kernel_size < 3 or kernel_size % 2 == 0:
             msg = f"kernel_size is {kernel_size}, but a dilation needs an odd number of at least 3, such as 25."
             raise UserValueError(msg)
-        for name, value, choices in (("spacing", spacing, SPACINGS), ("negatives", negatives, NEGATIVES)):
-            if value not in choices:
-                msg = f"Unknown {name} '{value}'. Choose one of {', '.join(choices)}."
+        for name, choice, choices in (("spacing", spacing, SPACINGS), ("negatives", negatives, NEGATIVES)):
+            if choice not in choices:
+                msg = f"Unknown {name} '{choice}'. Choose one of {', '.join(choices)}."
                 raise UserValueError(msg)
         self.frame_size = frame_size
         self.min_score = min_score

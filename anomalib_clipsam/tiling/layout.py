@@ -90,8 +90,8 @@ class Tiling:
         """
         longer, shorter = max(size), min(size)
         map_size = min(longer, LARGEST_MAP) if self.map_size is None else self.map_size
-        auto = self.side == AUTO
-        side = view if auto else self.side
+        auto = isinstance(self.side, str)
+        side = view if isinstance(self.side, str) else self.side
         if longer <= side * (LARGE if auto else 1):
             side = longer
         while True:
@@ -128,12 +128,12 @@ class TileGrid:
     @classmethod
     def over(cls, picture: Sequence[int], map_size: int, side: int, overlap: float) -> TileGrid:
         """Lay squares of this side, in pixels of the picture, over it; the whole where the side is the longer one."""
-        size = scaled_size(picture, map_size)
+        size, (height, width) = scaled_size(picture, map_size), picture
         if side >= max(picture):
-            return cls(tuple(picture), size, size, (0,), (0,))
+            return cls((height, width), size, size, (0,), (0,))
         length = min(max(1, round(side * max(size) / max(picture))), *size)
         rows, columns = (tuple(starts(whole, length, overlap)) for whole in size)
-        return cls(tuple(picture), size, (length, length), rows, columns)
+        return cls((height, width), size, (length, length), rows, columns)
 
     def __len__(self) -> int:
         """Return the number of tiles."""
