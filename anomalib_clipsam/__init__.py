@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anomalib_clipsam.sam_post_processor.post_processor import SamPostProcessor
     from anomalib_clipsam.torch_model import ClipSamModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ClipSam",

@@ -30,6 +30,7 @@ from typing import Any
 
 from anomalib_clipsam import __version__
 from anomalib_clipsam.errors.command_line import ToStderr, find_advice, only_our_lines, sentence
+from anomalib_clipsam.errors.errors import UserValueError
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
@@ -155,7 +156,7 @@ def read_decision(options: Namespace) -> dict[str, float]:
         if value is not None and not 0 <= value <= 1:
             what = "The threshold" if level == "image" else "The pixel threshold"
             msg = f"{what} is {value}, but scores and maps lie between 0 and 1. Choose a number there."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if value is not None:
             moved[f"{level}_sensitivity"] = 1 - value
     return moved
@@ -215,11 +216,11 @@ def predictions(command: ArgumentParser) -> Run:
         moved = read_decision(options)
         if options.batch_size < 1:
             msg = f"The batch size is {options.batch_size}, but it is a number of pictures. Choose 1 or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         needs_folder = options.pictures or options.devices != "1" or options.num_nodes != 1
         if needs_folder and options.to.suffix == ".csv":
             msg = f"{options.to} is a table only. Give --to a folder for pictures, and for several processes."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if options.quiet:
             logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
         trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}

@@ -23,6 +23,7 @@ See Also:
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from anomalib_clipsam.arguments import FILES, check_types, plain
 from anomalib_clipsam.data.advice import find_unused, refuse_precision, refuse_videos
 from anomalib_clipsam.data.unreadable import PictureCheck
 from anomalib_clipsam.drawing.visualizers import ResultVisualizer
+from anomalib_clipsam.errors.errors import MODEL_OPTIONS, UserValueError
 from anomalib_clipsam.export.mixin import ClipSamExport
 from anomalib_clipsam.method.cps import CpsArguments
 from anomalib_clipsam.method.frame import resize_to
@@ -415,7 +417,7 @@ class ClipSam(ClipSamExport, ClipSamCheckpoint, ClipSamReferences, AnomalibModul
         height, width = image_size or (1024, 1024)
         if height != width:
             msg = f"image_size is {image_size}, but SAM's input frame is square. Give the same number twice."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return ClipSamPreProcessor(height)
 
     @staticmethod
@@ -435,3 +437,6 @@ class ClipSam(ClipSamExport, ClipSamCheckpoint, ClipSamReferences, AnomalibModul
             ResultVisualizer: It writes a picture per image: the image, the map, the outline, and the verdict above.
         """
         return ResultVisualizer()
+
+
+MODEL_OPTIONS.update({name: f"--model.{name}" for name in inspect.signature(ClipSam).parameters})

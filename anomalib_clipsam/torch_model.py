@@ -104,7 +104,7 @@ class ClipSamModel(SamRefiner):
         return other
 
     def settings(self) -> dict[str, Hashable]:
-        """Give all that predictions depend on besides the image and the weights.
+        """Return all that predictions depend on besides the image and the weights.
 
         Returns:
             dict[str, Hashable]: Class name, prompts, sizes, precision, references, and, as ``"ppg.min_score"``, what
@@ -230,9 +230,10 @@ class ClipSamModel(SamRefiner):
         """
         self.localizer.set_class_name(self.class_name)
         shown = resize_image(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur the view
+        taps: tuple[torch.Tensor, ...] = ()
         with encoders_in(self.precision, image.device.type):
             if self.judge is None:
-                (anomaly_map, global_score), taps = self.localizer(shown), ()
+                anomaly_map, global_score = self.localizer(shown)
             else:
                 anomaly_map, global_score, taps = self.localizer.with_taps(shown)
         self._check_finite("CLIP's map", (anomaly_map, global_score, *taps))

@@ -417,7 +417,7 @@ class RandomPictures:
         """Set up nothing."""
 
     def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
-        """Give one batch of one picture."""
+        """Return one batch of one picture."""
         return [{"image": picture()}]
 
 

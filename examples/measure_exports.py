@@ -33,7 +33,7 @@ Picture = tuple[str, Path, Path | None]
 
 
 def load(name: str) -> Callable[[np.ndarray], Answer]:
-    """Give a function from images to the outputs."""
+    """Return a function from images to the outputs."""
     path, _, precision = name.partition(":")
     if path.endswith(".pt"):
         model = TorchInferencer(path, device="cpu").model

@@ -28,7 +28,7 @@ def starts(whole: int, length: int) -> list[int]:
 
 
 def window(length: int) -> np.ndarray:
-    """Give how much each pixel of a tile counts: raised cosines over the overlap at its sides, 1 between."""
+    """Return how much each pixel of a tile counts: raised cosines over the overlap at its sides, 1 between."""
     ramp = min(max(1, round(length * OVERLAP)), length // 2 or 1)
     place = np.arange(length) + 0.5
     weights = 0.5 - 0.5 * np.cos(np.pi * np.minimum(np.minimum(place, length - place) / ramp, 1))

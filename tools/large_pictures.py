@@ -85,7 +85,7 @@ def draw_layers(category: str, rng: np.random.Generator, size: int = SIZE) -> tu
 
 
 def is_texture(category: str) -> bool:
-    """Say whether a category fills its pictures."""
+    """Report whether a category fills its pictures."""
     return bool((draw_layers(category, np.random.default_rng(0))[1] > 0.5).all())
 
 
@@ -333,7 +333,7 @@ class Curve:
             row += np.bincount(pixels.ravel(), minlength=BINS)
 
     def f1_max(self) -> float:
-        """Give it."""
+        """Return it."""
         false, true = (row[::-1].cumsum() for row in self.counts)
         return float((2 * true / np.maximum(true + false + self.counts[1].sum(), 1)).max())
 
@@ -433,7 +433,7 @@ def choose(groups: dict[str, list[Large]], sides: list[int], overlaps: list[floa
 
 @torch.no_grad()
 def measure(model: ClipSam, pictures: list[Large], class_name: str) -> list[float]:
-    """Give F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and of defective > 0.5."""
+    """Return F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and defective > 0.5."""
     clip, whole, scores = Curve(), Curve(), []
     model.model.set_class_name(class_name)
     for picture in tqdm(pictures, leave=False):
@@ -516,7 +516,7 @@ def _enlarged(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def peak_memory(*, reset: bool = False) -> float:
-    """Give the most memory that the process held since the last reset, in MB (Linux)."""
+    """Return the most memory that the process held since the last reset, in MB (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

@@ -50,7 +50,7 @@ def imagenet_weights(tower: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def reference_weights(tower: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Give the ImageNet weights of the stages that references compare, as the adapters' file has them."""
+    """Return the ImageNet weights of the stages that references compare, as the adapters' file has them."""
     tower = deepcopy(tower)
     tower.load_state_dict(imagenet_weights(tower))
     tower.prune_intermediate_layers(list(REFERENCE_STAGES))

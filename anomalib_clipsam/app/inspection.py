@@ -22,7 +22,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anomalib_clipsam.data.files import FORMATS, find_fault
 from anomalib_clipsam.drawing.panels import FOUND, fit, heat, orientation_of, outline, upright
 from anomalib_clipsam.drawing.stages import CROPS, draw_crops, draw_prompts
-from anomalib_clipsam.errors.errors import counted, printable
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted, printable
 from anomalib_clipsam.lightning_model import ClipSam
 from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
 from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
@@ -136,16 +136,16 @@ class Inspector:
         class_name = tidy(class_name)
         if len(class_name) > LONGEST_NAME:
             msg = f"The class name has {len(class_name)} letters, and {LONGEST_NAME} are allowed. Give a shorter one."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         notes = []
         if good and self.in_tiles:
             msg = "Good parts in tiles take minutes, and this page looks at tiles. Take them out, or leave --tiles out."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         image = read_upload(path)
         misfit = self.model.model.misfit(image.size) if self.in_tiles else None
         if misfit is not None:
             msg = f"{printable(Path(path).name)} {misfit}"
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if len(good) > MOST_GOOD_PARTS:
             notes.append(f"Of the {len(good)} good parts, the first {MOST_GOOD_PARTS} are used.")
         parts = [self._fitted(read_upload(part)) for part in good[:MOST_GOOD_PARTS]]
@@ -186,7 +186,7 @@ class Inspector:
 
 
 def tidy(class_name: str) -> str:
-    """Give the name that CLIP is asked about.
+    """Return the name that CLIP is asked about.
 
     Args:
         class_name (str): What somebody typed.
@@ -242,11 +242,11 @@ def read_upload(path: str | Path) -> Image.Image:
     path, name = Path(path), printable(Path(path).name)
     if not path.exists():
         msg = f"{name} is no longer here: files are deleted after an hour. Drop it once more."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     size = path.stat().st_size
     if size > MOST_BYTES:
         msg = f"{name} has {size / 2**20:.1f} MB, and {MOST_BYTES / 2**20:.0f} MB are allowed. Save it smaller."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     try:
         with Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -257,10 +257,10 @@ def read_upload(path: str | Path) -> Image.Image:
             f"{name} has {pixels / 1e6:.1f} megapixels, and {MOST_PIXELS / 1e6:.0f} are allowed. Save it smaller, or "
             "crop it to the part."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     fault = find_fault(path)
     if fault is not None:
         msg = f"{name} {fault}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     with Image.open(path, formats=FORMATS) as image:
         return image.convert("RGB")

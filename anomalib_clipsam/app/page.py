@@ -29,6 +29,7 @@ from PIL import Image
 from anomalib_clipsam.app.inspection import LONGEST_NAME, MOST_BYTES, MOST_PIXELS, Inspector, Look, decide, tidy
 from anomalib_clipsam.drawing.verdict import written
 from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.errors.errors import UserOSError
 from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
 from anomalib_clipsam.references.bounds import FALSE_ALARMS
 
@@ -354,7 +355,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # the address is named already
         msg = f"Cannot listen on {host}, port {port} ({reason}). Choose another `--port`, or leave `--host` out."
-        raise OSError(msg) from error
+        raise UserOSError(msg) from error
 
 
 def serve(

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.build import run_block
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -83,7 +84,7 @@ class LearnedPrompts(nn.Module):
                 f"The learned prompts do not fit this CLIP, whose text transformer has {blocks} blocks "
                 f"of {width}: {named}. Take prompts that were learned with the same CLIP architecture."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         parts = ("token_prefix", "ctx", "token_suffix")
         sentences = [torch.cat([entries[f"{part}_{state}"][0, 0].float() for part in parts]) for state in STATES]
         ends = torch.stack([entries[f"tokenized_prompts_{state}"][0, 0].argmax() for state in STATES])

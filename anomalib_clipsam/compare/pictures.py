@@ -104,7 +104,7 @@ class ReportPictures(Visualizer):
 
 
 def _overlap(found: torch.Tensor | None, truth: torch.Tensor | None) -> float | None:
-    """Give the intersection over the union of two masks ``(H, W)`` of any size; ``None`` if one of them is missing."""
+    """Return the intersection over the union of two masks ``(H, W)`` of any size; ``None`` if one is missing."""
     if found is None or truth is None or not truth.any():
         return None
     size = tuple(truth.shape[-2:])

@@ -49,7 +49,7 @@ _HASHED: WeakKeyDictionary[nn.Module, _Hashed] = WeakKeyDictionary()
 
 
 def hash_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Give :func:`hash_tensors` of a network's weights, computed once as long as they stay the same.
+    """Return :func:`hash_tensors` of a network's weights, computed once as long as they stay the same.
 
     Gigabytes take seconds. That a parameter is the same is known by its identity, torch's count of writes to it, and
     some of its values, which also survive a move to another device. Buffers, which do not survive it, are small, and

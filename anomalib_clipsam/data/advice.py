@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.data.datamodules.base.video import AnomalibVideoDataModule
 from anomalib.utils.path import generate_output_filename
 
-from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.errors.errors import UserValueError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +36,11 @@ def refuse_videos(datamodule: Any, reason: str = "ClipSam looks at single pictur
             f"{type(datamodule).__name__} gives videos, and {reason}. Save their frames as "
             "pictures, and give the folder to `anomalib predict --data`, or to the data module Folder."
         )
-        raise ValueError(msg)  # noqa: TRY004  # the command line's argument is at fault, not a type in Python
+        raise UserValueError(msg)  # the command line's argument is at fault, not a type in Python
 
 
 def find_unused(datamodule: Any) -> str | None:
-    """Say how to test on the pictures that anomalib's ``Folder`` keeps for a training.
+    """Explain how to test on the pictures that anomalib's ``Folder`` keeps for a training.
 
     Args:
         datamodule (Any): The data module of the pass, set up, or ``None``.
@@ -60,7 +60,7 @@ def find_unused(datamodule: Any) -> str | None:
 
 
 def find_overwritten(paths: Sequence[str | Path], datamodule: Any) -> str | None:
-    """Say which pictures of the results would overwrite one another.
+    """Find which pictures of the results would overwrite one another.
 
     Args:
         paths (Sequence[str | Path]): The pictures of the pass.
@@ -86,7 +86,7 @@ def find_overwritten(paths: Sequence[str | Path], datamodule: Any) -> str | None
 
 
 def find_results_inside(paths: Sequence[str | Path], results: str | Path) -> str | None:
-    """Say that pictures of the results would be taken for pictures of parts by the next pass.
+    """Warn that pictures of the results would be taken for pictures of parts by the next pass.
 
     Args:
         paths (Sequence[str | Path]): The pictures of the pass.
@@ -121,4 +121,4 @@ def refuse_precision(precision: str) -> None:
             "float32. Leave it out, and set the model's own: precision='bf16' or 'fp16', on the command line "
             "--model.precision bf16."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)

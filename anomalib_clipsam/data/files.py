@@ -43,7 +43,7 @@ def find_fault(
     alone: ThreadPoolExecutor | None = None,
     fits: Callable[[tuple[int, int]], str | None] | None = None,
 ) -> str | None:
-    """Say what is wrong with a picture.
+    """Find what is wrong with a picture.
 
     Args:
         path (str | Path): The picture.
@@ -132,11 +132,11 @@ def list_files(dataset: Any) -> list[tuple[str | Path, str | Path | None]]:
 
 
 def whole_of(dataset: Any) -> Any:
-    """Give the data set that a subset is of."""
+    """Return the data set that a subset is of."""
     return whole_of(dataset.dataset) if isinstance(dataset, Subset) else dataset
 
 
 def reader_of(dataset: Any) -> type | None:
-    """Give anomalib's or torch's class whose code reads the items; ``None`` for other code."""
+    """Return anomalib's or torch's class whose code reads the items; ``None`` for other code."""
     read = getattr(type(dataset), "__getitem__", None)
     return next((reader for reader in (PredictDataset, AnomalibDataset, Subset) if read is reader.__getitem__), None)

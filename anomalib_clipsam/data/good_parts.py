@@ -16,7 +16,7 @@ from anomalib.data import PredictDataset
 from anomalib.data.utils import LabelName
 
 from anomalib_clipsam.data.files import find_fault
-from anomalib_clipsam.errors.errors import counted, printable
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from torch.utils.data import Dataset
 
-    from anomalib_clipsam.torch_model import ClipSamModel
+    from anomalib_clipsam.references.judge import View, Viewer
 
 
 class GoodParts(Sequence):
@@ -57,22 +57,22 @@ class WatchedViews:
     """A model whose looks at good parts move a progress bar: by 1 for each picture.
 
     Args:
-        model (ClipSamModel): The model.
+        model (Viewer): The model.
         advance (Callable[[float], object]): Moves the bar.
     """
 
-    def __init__(self, model: ClipSamModel, advance: Callable[[float], object]) -> None:
+    def __init__(self, model: Viewer, advance: Callable[[float], object]) -> None:
         self.count_views = model.count_views
         self.join = model.join
         self.model = model
         self.advance = advance
 
-    def views(self, image: torch.Tensor) -> Iterator[tuple]:
+    def views(self, image: torch.Tensor) -> Iterator[View]:
         """Look at a picture ``(1, 3, height, width)``."""
         count = self.count_views(image)
-        for look in self.model.views(image):
-            yield look
-            self.advance(len(look[0]) / count)
+        for view in self.model.views(image):
+            yield view
+            self.advance(len(view.map) / count)
 
 
 def read_good_parts(
@@ -105,7 +105,7 @@ def read_good_parts(
             msg = (
                 f"few_shot_source='{source}' does not exist. Give a folder of at least {counted(number, 'good part')}."
             )
-            raise FileNotFoundError(msg)
+            raise UserFileNotFoundError(msg)
         try:
             dataset = PredictDataset(Path(source))
             paths = dataset.image_filenames
@@ -122,14 +122,14 @@ def read_good_parts(
             f"k_shot={number} needs good parts, and there are no training data here. Name a folder of them: "
             "few_shot_source, on the command line --model.few_shot_source FOLDER."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if len(paths) < number:
         msg = f"k_shot is {number}, but {where} has {counted(len(paths), 'good part')}. Add pictures, or lower k_shot."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     chosen = sorted(map(str, paths))[:number]
     faults = [f"{printable(path)} {fault}" for path in chosen if (fault := find_fault(path, fits=fits))]
     if faults:
         msg = f"A good part cannot be used: {'; '.join(faults)}. Mend the file or take it out of the folder."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     names = list(map(str, paths if source is not None else dataset.samples.image_path))
     return GoodParts(dataset, [names.index(path) for path in chosen], prepare)

@@ -80,7 +80,7 @@ class PictureLoader(DataLoader):
     """A data loader that passes over pictures which cannot be read any more: moved, or being written to."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Give batches of what can be read; one of which nothing can be read is left out."""
+        """Yield batches of what can be read; one of which nothing can be read is left out."""
         for batch, faults in super().__iter__():
             self.collate_fn.faults.update(faults)
             if batch is not None:

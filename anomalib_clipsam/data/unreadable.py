@@ -28,7 +28,7 @@ from torchvision.transforms.v2 import Normalize
 from anomalib_clipsam.data.advice import find_overwritten, find_results_inside
 from anomalib_clipsam.data.files import find_fault, list_files, reader_of, whole_of
 from anomalib_clipsam.data.loader import PictureLoader, _Collate, _Reader
-from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.errors.errors import UserValueError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +125,7 @@ class PictureCheck(Callback):
                 f"No picture of {len(files)} can be scored: {'; '.join(_lines(faults)[:NAMED])}{more}. "
                 "Fix these files or give others."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         # not by its attributes' names: anomalib's refuses samples whose files have vanished by then
         self.undo.append(partial(vars(dataset).update, dict(vars(dataset))))
         name = {PredictDataset: "image_filenames", Subset: "indices"}.get(reader_of(dataset))
@@ -217,11 +217,11 @@ def check_transform(transform: Any, where: str) -> None:
                 f"{where} normalises images to values from {min(ends):.3g} to {max(ends):.3g}, but the model takes "
                 "them in [0, 1] and normalises them itself. Leave `Normalize` out."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
 
 def _loaders(trainer: Trainer, stage: str) -> list[Any]:
-    """Give the data loaders of a pass. A data module's are made now, and Lightning is given these."""
+    """Return the data loaders of a pass. A data module's are made now, and Lightning is given these."""
     if stage not in STAGES:
         return []
     name = STAGES[STAGES.index(stage)]  # Lightning's is an enumeration, of texts that format otherwise

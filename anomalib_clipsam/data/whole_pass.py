@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from anomalib_clipsam.data.files import list_files
 from anomalib_clipsam.data.loader import PictureLoader
 from anomalib_clipsam.data.progress import progress
+from anomalib_clipsam.errors.errors import UserTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ class WholePass:
                 continue  # no picture: the empty list of a model without validation data
             if isinstance(loader.dataset, IterableDataset):
                 msg = "references='batch' must know how many pictures come. Give a data set with a length, or k_shot."
-                raise TypeError(msg)
+                raise UserTypeError(msg)
             size = loader.batch_size  # not known of batches that a user makes up
             # One that takes all of its batches takes part in a pass over all, whatever its sampler leaves to others.
             whole = size is None or number >= len(loader)
@@ -67,7 +68,7 @@ class WholePass:
         self.pictures = sum(len(order) for _, order in self.parts)
 
     def __len__(self) -> int:
-        """Give the number of batches."""
+        """Return the number of batches."""
         return sum(-(-len(order) // (loader.batch_size or 1)) for loader, order in self.parts)
 
     def shown(self, trainer: Trainer, says: str) -> Iterator[Batch]:

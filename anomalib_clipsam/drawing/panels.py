@@ -115,7 +115,7 @@ def _without_details(inside: np.ndarray) -> np.ndarray:
 
 
 def orientation_of(path: str | Path | None) -> int:
-    """Give the orientation that a photograph's EXIF data names: 1 for as it is stored, also where none is named.
+    """Return the orientation that a photograph's EXIF data names: 1 for as it is stored, also where none is named.
 
     anomalib reads pixels as they are stored, and so do scores, masks and boxes here. Only what people look at is
     turned.

@@ -30,6 +30,7 @@ from anomalib_clipsam.drawing.panels import (
     upright,
 )
 from anomalib_clipsam.drawing.verdict import own_name, read_picture
+from anomalib_clipsam.errors.errors import UserTypeError
 from anomalib_clipsam.method.frame import frame_to_map
 from anomalib_clipsam.torch_model import ClipSamModel
 
@@ -101,7 +102,7 @@ def draw_item(
             f"The model is {type(model).__name__}, and has none of ClipSam's stages. Leave the visualizer out, or name "
             "anomalib.visualization.ImageVisualizer."
         )
-        raise TypeError(msg)
+        raise UserTypeError(msg)
     picture = fit(read_picture(item), size)
     before = model.class_name
     model.set_class_name(class_name or before)
@@ -208,7 +209,7 @@ def draw_crops(picture: Image.Image, stages: ClipSamStages) -> Image.Image:
 
 
 def verdict(item: ImageItem, stages: ClipSamStages) -> str:
-    """Say what was decided about an image.
+    """Describe what was decided about an image.
 
     Args:
         item (ImageItem): Its post-processed prediction.

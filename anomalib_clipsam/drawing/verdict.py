@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def image_threshold(pl_module: Any) -> float | None:
-    """Give the threshold of the scores that a model's post-processor has left in a batch.
+    """Return the threshold of the scores that a model's post-processor has left in a batch.
 
     Args:
         pl_module (Any): The model of the pass.
@@ -67,7 +67,7 @@ def written(score: float | None, threshold: float | None) -> tuple[str, str]:
 
 
 def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple[int, int, int] | None, str]:
-    """Say what was decided about an image, for the line above its panels.
+    """Describe what was decided about an image, for the line above its panels.
 
     Args:
         item (ImageItem): Its post-processed prediction.
@@ -108,7 +108,7 @@ def read_picture(item: ImageItem) -> Image.Image:
 
 
 def own_name(pl_module: LightningModule, item: ImageItem) -> str | None:
-    """Give the name by which the text prompts ask about an image.
+    """Return the name by which the text prompts ask about an image.
 
     Args:
         pl_module (LightningModule): The model of the pass.

@@ -34,6 +34,7 @@ from anomalib_clipsam.drawing.panels import (
 )
 from anomalib_clipsam.drawing.stages import draw_stages
 from anomalib_clipsam.drawing.verdict import heading, image_threshold, pixel_threshold, read_picture
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
@@ -62,7 +63,7 @@ class PictureVisualizer(Visualizer):
         super().__init__()
         if field_size < 1:
             msg = f"field_size is {field_size}; it must be a number of pixels above 0, such as 256."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.field_size = field_size
         self.output_dir = output_dir
 

@@ -188,7 +188,7 @@ class Canvas:
         self.height[window] += t * (2 - t) * (0.5 * rise * width * self.scale)
 
     def removable(self, cover: np.ndarray, window: Window = EVERYWHERE) -> None:
-        """Say that what is drawn from now on inside ``cover`` is a piece that may be missing."""
+        """Report that what is drawn from now on inside ``cover`` is a piece that may be missing."""
         if cover.size and float(cover.max()) > 0.9:
             state = (self.color[window].copy(), self.alpha[window].copy(), self.height[window].copy())
             self.pieces.append(Piece(window, cover, *state))

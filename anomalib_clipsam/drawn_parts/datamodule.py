@@ -43,6 +43,7 @@ from PIL import Image
 from torchvision.transforms.v2 import Transform
 
 from anomalib_clipsam.drawn_parts.drawing import CATEGORIES, DRAWING_VERSION, defects_of, draw_part
+from anomalib_clipsam.errors.errors import UserFileExistsError, UserValueError
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class DrawnParts(AnomalibDataModule):
         )
         if category not in CATEGORIES:
             msg = f"DrawnParts has no category '{category}'. Choose one of: {', '.join(CATEGORIES)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.root = resolve_dataset_root(root, "DrawnParts")
         self.category = category
 
@@ -213,7 +214,7 @@ def _refuse_foreign_files(folder: Path) -> None:
             f"{folder} exists, but was not drawn by DrawnParts, and is left as it is. "
             "Give another root, or move that folder elsewhere."
         )
-        raise FileExistsError(msg)
+        raise UserFileExistsError(msg)
     found = _digests(folder)
     foreign = sorted(name for name in found if stamp["sha256"].get(name) != found[name])
     if foreign:
@@ -221,4 +222,4 @@ def _refuse_foreign_files(folder: Path) -> None:
             f"{folder} was drawn by another version and must be drawn again, but {len(foreign)} of its files are not "
             f"as they were drawn, such as {foreign[0]}. Give another root, or move that folder elsewhere."
         )
-        raise FileExistsError(msg)
+        raise UserFileExistsError(msg)

@@ -17,6 +17,7 @@ import numpy as np
 from anomalib_clipsam.drawn_parts import defects, objects, textures
 from anomalib_clipsam.drawn_parts.canvas import SIZE, photograph
 from anomalib_clipsam.drawn_parts.defects import Scene
+from anomalib_clipsam.errors.errors import UserValueError
 
 DRAWING_VERSION = 1
 """Grows by one whenever the same generator would give another picture."""
@@ -155,7 +156,7 @@ def draw_part_layers(category: str, rng: np.random.Generator, defect: str | None
     kinds = defects_of(category)
     if defect is not None and defect not in kinds:
         msg = f"A {category} has no defect '{defect}'. Choose one of: {', '.join(kinds)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     # Three generators: a defect must not move the part, the light or the noise.
     of_part, of_defect, of_camera = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=3))
     canvas = _PARTS[category][0](of_part)
@@ -192,4 +193,4 @@ def _befall(scene: Scene, defect: str, rng: np.random.Generator) -> tuple[np.nda
 def _check_category(category: str) -> None:
     if category not in _PARTS:
         msg = f"There is no category '{category}'. Choose one of: {', '.join(CATEGORIES)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)

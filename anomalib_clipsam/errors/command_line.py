@@ -8,8 +8,6 @@ In Python the same errors are raised as everywhere. Errors that nobody has put i
 
 from __future__ import annotations
 
-import dis
-import inspect
 import logging
 import re
 import sys
@@ -19,7 +17,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.errors.errors import MODEL_OPTIONS, UserError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 PACKAGE = __name__.partition(".")[0]
-FOLDER = Path(__file__).parent
-FOR_USERS = (OSError, ValueError, TypeError, ImportError)
-"""Kinds of errors that this package raises with what to do about them."""
 ADVICE = (
     (
         "Path contains non-printable characters",
@@ -63,20 +58,17 @@ def find_for_users(error: BaseException) -> BaseException | None:
         error (BaseException): What has ended the command.
 
     Returns:
-        BaseException | None: That error, or one that jsonargparse has put into a text of its own, if it is of
-        :data:`FOR_USERS` and comes from a ``raise`` of this package, not from what it calls.
+        BaseException | None: That error, or one that jsonargparse has put into a text of its own, if it is a
+        :class:`~anomalib_clipsam.errors.errors.UserError`.
     """
-    traceback = error.__traceback__
-    if traceback is None:
-        return None
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    raised = code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    if raised and isinstance(error, FOR_USERS) and FOLDER in Path(code.co_filename).parents:
+    if isinstance(error, UserError):
         return error
+    if error.__traceback__ is None:
+        return None
+    frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
     # jsonargparse tries "a model" and "nothing" in turn, and joins the texts of what either raised.
-    tried = traceback.tb_frame.f_locals.get("exceptions") if code.co_name == "raise_union_unexpected_value" else None
+    joined = frame.f_code.co_name == "raise_union_unexpected_value"
+    tried = frame.f_locals.get("exceptions") if joined else None
     return next(filter(None, map(find_for_users, tried or ())), None)
 
 
@@ -95,7 +87,7 @@ def find_advice(error: BaseException) -> str | None:
 
 
 def sentence(error: BaseException, options: Mapping[str, str]) -> str:
-    """Say an error in the words of a command line: ``weights='lite'`` is ``--model.weights lite`` there.
+    """Phrase an error in the words of a command line: ``weights='lite'`` is ``--model.weights lite`` there.
 
     Args:
         error (BaseException): The error.
@@ -105,6 +97,8 @@ def sentence(error: BaseException, options: Mapping[str, str]) -> str:
         str: One line.
     """
     text = printable(" ".join(str(error).split()))
+    if not options:
+        return text
     name = rf"\b({'|'.join(options)})"
     text = re.sub(rf"{name}='([^']*)'", lambda found: f"{options[found[1]]} {found[2]}", text)
     return re.sub(rf"`{name}`", lambda found: f"`{options[found[1]]}`", text)
@@ -119,10 +113,7 @@ def install_error_hook() -> None:
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         found, advice = find_for_users(error), find_advice(error)
         if found is not None:
-            from anomalib_clipsam.lightning_model import ClipSam
-
-            options = {name: f"--model.{name}" for name in inspect.signature(ClipSam).parameters}
-            print(f"anomalib: {sentence(found, options)}", file=sys.stderr)
+            print(f"anomalib: {sentence(found, MODEL_OPTIONS)}", file=sys.stderr)
         elif advice is not None:
             print(f"anomalib: {printable(error).rstrip('.')}. {advice}", file=sys.stderr)
         else:

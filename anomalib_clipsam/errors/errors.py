@@ -8,6 +8,9 @@ A stranger may have chosen them. They must neither forge lines of a log nor advi
 
 from __future__ import annotations
 
+MODEL_OPTIONS: dict[str, str] = {}
+"""Name of an argument of ClipSam's in Python -> its option on anomalib's command line. ClipSam's module fills it."""
+
 
 def printable(text: object) -> str:
     r"""Write a text with its control characters escaped: line ends, terminal codes, changes of direction.
@@ -22,7 +25,7 @@ def printable(text: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Say why a file could not be loaded, without torch's advice to run the code in it.
+    """Explain why a file could not be loaded, without torch's advice to run the code in it.
 
     Args:
         error (Exception): What ``torch.load`` or a library like it raised.
@@ -48,7 +51,42 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
-class NotFiniteError(ValueError):
+class UserError(Exception):
+    """An error that whoever gave the arguments or files can mend: its text ends with what to do.
+
+    A command line shows its text alone, without a traceback. Each of its kinds is one of Python's own, too.
+    """
+
+
+class UserValueError(UserError, ValueError):
+    """A value that is unknown, outside its range, or does not go with another."""
+
+
+class UserTypeError(UserError, TypeError):
+    """A value of another type."""
+
+
+class UserOSError(UserError, OSError):
+    """A file that cannot be read or written."""
+
+
+class UserFileNotFoundError(UserError, FileNotFoundError):
+    """A file that does not exist."""
+
+
+class UserFileExistsError(UserError, FileExistsError):
+    """A file or folder that is in the way."""
+
+
+class UserImportError(UserError, ImportError):
+    """A package that cannot be used."""
+
+
+class UserModuleNotFoundError(UserError, ModuleNotFoundError):
+    """A package that is not installed."""
+
+
+class NotFiniteError(UserValueError):
     """Something about some images is NaN or infinite, so that there is no verdict.
 
     Args:

@@ -23,13 +23,17 @@ import torch
 from anomalib.deploy import CompressionType, ExportType
 from anomalib.models.components.base.export_mixin.utils import create_export_root
 from torch import nn
+from torch.export import Dim
 
 from anomalib_clipsam import __version__
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.export.onnx_file import finish_onnx, onnx_arguments
-from anomalib_clipsam.export.openvino_file import check_compression, check_installed, compress, write_openvino
-from anomalib_clipsam.export.parts import EXAMPLE, INPUTS, LocalizerPart, RefinerPart
+from anomalib_clipsam.export.openvino_file import check_compression, check_installed, compress, convert, write_openvino
+from anomalib_clipsam.export.parts import EXAMPLE, INPUTS, LocalizerPart, Part, RefinerPart
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anomalib.data import AnomalibDataModule
     from torchmetrics import Metric
 
@@ -227,27 +231,20 @@ class ClipSamExport:
         compression = None if compression_type is None else CompressionType(compression_type)
         if self.model.sam is None:
             msg = "With refine=False there is no SAM to split off. Export the model with `to_onnx` or `to_openvino`."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         allowed = {ExportType.ONNX: (None,), ExportType.OPENVINO: (None, CompressionType.FP16, CompressionType.INT8)}
         if compression not in allowed.get(export_type, ()):
             msg = "Parts are exported to ONNX in FP32, or to OpenVINO in FP32, FP16 or INT8. Choose one of these."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if export_type is ExportType.OPENVINO:
             check_compression(compression, None)
         check_installed("onnx", "onnxscript")
         self._check_graph(None)
-        image = torch.zeros(EXAMPLE, device=self.device)
-        # one name for the batch size of both inputs of the refiner
-        batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
-        shapes = ({0: batch, 2: height, 3: width}, {0: batch})
-        localizer, refiner = LocalizerPart(self).eval(), RefinerPart(self).eval()
-        with torch.no_grad():
-            clip_map = localizer(image)[3]
         folder, metadata = create_export_root(export_root, export_type), self.export_metadata()
         paths = []
-        for part, example in ((localizer, (image,)), (refiner, (image, clip_map))):
+        for part, example, shapes in self._parts():
+            path = folder / f"{model_file_name}_{part.NAME}.onnx"
             with TemporaryDirectory() as scratch:
-                path = folder / f"{model_file_name}_{part.NAME}.onnx"
                 onnx_path = path if export_type is ExportType.ONNX else Path(scratch) / path.name
                 torch.onnx.export(
                     part,
@@ -257,19 +254,26 @@ class ClipSamExport:
                     **onnx_arguments(),
                     input_names=INPUTS[: len(example)],
                     output_names=part.OUTPUTS,
-                    dynamic_shapes=shapes[: len(example)],
+                    dynamic_shapes=shapes,
                 )
                 finish_onnx(onnx_path, metadata)
                 if export_type is ExportType.OPENVINO:
-                    import openvino
-
                     path = path.with_suffix(".xml")
-                    model = openvino.convert_model(onnx_path)
-                    if compression is CompressionType.INT8:
-                        model = compress(model, compression, None)
-                    write_openvino(model, path, metadata, compression)
-                paths.append(path)
+                    write_openvino(convert(onnx_path, compression), path, metadata, compression)
+            paths.append(path)
         return paths[0], paths[1]
+
+    def _parts(self) -> Iterator[tuple[Part, tuple[torch.Tensor, ...], tuple[dict[int, Dim], ...]]]:
+        """Yield each part of the method, example inputs, and the names of their sizes."""
+        image = torch.zeros(EXAMPLE, device=self.device)
+        localizer, refiner = LocalizerPart(self).eval(), RefinerPart(self).eval()
+        with torch.no_grad():
+            clip_map = localizer(image)[3]
+        # one name for the batch size of both inputs of the refiner
+        batch, height, width = (Dim(name) for name in ("batch_size", "height", "width"))
+        sizes = {0: batch, 2: height, 3: width}
+        yield localizer, (image,), (sizes,)
+        yield refiner, (image, clip_map), (sizes, {0: batch})
 
     def _check_graph(self, input_size: tuple[int, int] | None) -> None:
         """Raise if a graph cannot hold the model, or if nothing brings images of any size to the one it is made for."""
@@ -278,13 +282,13 @@ class ClipSamExport:
                 "references='batch' needs all pictures at once, and a graph sees one. Export with k_shot, or with "
                 "'self'."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if self.model.takes_any_size:
             msg = (
                 "No number of tiles fits every picture, and a graph needs one. Export without `tiles`, and cut "
                 "pictures as examples/tiles.py does."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self._check_name()
         self.learn_good_parts()
         if input_size is not None:
@@ -296,7 +300,7 @@ class ClipSamExport:
                 "The pre-processor does not resize images to one size, but a graph needs one. Use the default "
                 "pre-processor, or fix the size of the images by `input_size`, which `to_onnx` and `to_openvino` take."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     def _check_name(self) -> None:
         """Raise if pictures are named by their files, which an exported model does not know."""
@@ -305,4 +309,4 @@ class ClipSamExport:
                 "An exported model asks about one name, and class_name gives each folder its own. Give the part's own "
                 "class_name."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)

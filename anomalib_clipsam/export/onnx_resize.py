@@ -17,6 +17,8 @@ from onnx import numpy_helper
 from onnxscript import FLOAT, INT64
 from onnxscript import opset18 as op
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 
 def _constant(value: object, kind: type) -> FLOAT:
     return op.Constant(value=numpy_helper.from_array(np.asarray(value, dtype=kind)))
@@ -69,7 +71,7 @@ def resize(
     del scales_h, scales_w
     if align_corners:
         msg = "An antialiased resize with align_corners=True is not exported. Leave align_corners out."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     height, width = (op.Squeeze(op.Shape(self, start=axis, end=axis + 1)) for axis in (2, 3))
     rows, columns = _weights(height, output_size[0]), _weights(width, output_size[1])
     turned = op.Transpose(op.MatMul(rows, self), perm=[0, 1, 3, 2])  # (B, C, W, S)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from anomalib.deploy import CompressionType
 from lightning_utilities.core.imports import module_available
 
+from anomalib_clipsam.errors.errors import UserModuleNotFoundError, UserValueError
+
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from openvino import Model, Node
@@ -47,7 +49,7 @@ def _quantize_encoders(model: Model, datamodule: AnomalibDataModule) -> Model:
 
     if not any(map(_is_encoder_layer, model.get_ops())):
         msg = "INT8_PTQ quantizes the linear layers of ViTs, and these image encoders have none. Choose INT8 or FP16."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     datamodule.setup("fit")
     datamodule.eval_batch_size = 1  # NNCF counts batches, and its statistics of larger ones are less exact
     calibration = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch["image"])
@@ -66,30 +68,38 @@ def check_installed(*modules: str) -> None:
     missing = [module for module in modules if not module_available(module)]
     if missing:
         msg = f"The export needs {' and '.join(missing)}. Run: pip install {' '.join(missing)}"
-        raise ModuleNotFoundError(msg)
+        raise UserModuleNotFoundError(msg)
 
 
 def check_compression(compression: CompressionType | None, datamodule: AnomalibDataModule | None) -> None:
     """Raise if OpenVINO's files cannot be written in this way, before minutes are spent on the graph."""
     if compression is CompressionType.INT8_ACQ:
         msg = "INT8_ACQ computes the whole graph in 8 bits, which costs SAM's mask. Choose INT8_PTQ, which spares it."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if compression is CompressionType.INT8_PTQ and datamodule is None:
         msg = "INT8_PTQ is calibrated on pictures. Give a data module, on the command line with `--data`."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     check_installed("openvino")
     if compression not in (None, CompressionType.FP16):
         check_installed("nncf")
 
 
 def _is_encoder_layer(node: Node) -> bool:
-    """Say whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
+    """Report whether a node of OpenVINO's is a linear layer in a block of CLIP's or SAM's image encoder."""
     if node.get_type_name() != "MatMul":
         return False
     source = node.input_value(1).get_node()
     while source.get_type_name() in ("Convert", "Transpose"):
         source = source.input_value(0).get_node()
     return source.get_type_name() == "Constant" and any(part in source.get_friendly_name() for part in ENCODER_BLOCKS)
+
+
+def convert(path: Path, compression: CompressionType | None) -> Model:
+    """Read an ONNX file into OpenVINO, its weights in 8 bits if that is asked for."""
+    import openvino
+
+    model = openvino.convert_model(path)
+    return compress(model, compression, None) if compression is CompressionType.INT8 else model
 
 
 def write_openvino(model: Model, path: Path, metadata: dict[str, str], compression: CompressionType | None) -> None:

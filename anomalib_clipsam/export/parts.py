@@ -24,7 +24,7 @@ EXAMPLE = (2, 3, 32, 32)
 """Shape of the images that are traced. With one image, torch would fix the batch size."""
 
 
-class _Part(nn.Module):
+class Part(nn.Module):
     """A part of the pipeline.
 
     Args:
@@ -40,7 +40,7 @@ class _Part(nn.Module):
         return (pre_processor(image) if pre_processor else image).clamp(0, 1)
 
 
-class LocalizerPart(_Part):
+class LocalizerPart(Part):
     """What comes before SAM. See :func:`to_parts`."""
 
     NAME = "localizer"
@@ -56,15 +56,16 @@ class LocalizerPart(_Part):
             tuple[torch.Tensor, ...]: What :attr:`OUTPUTS` names.
         """
         model = self.pipeline.model
-        clip_map, score = model.localize(self._pre_process(image))
-        predictions = InferenceBatch(pred_score=score, anomaly_map=clip_map)
+        _, answer = model.localize(self._pre_process(image))
+        clip_map = answer.map
+        predictions = InferenceBatch(pred_score=answer.score, anomaly_map=clip_map)
         processed = self.pipeline.post_process(predictions, image.shape[-2:])
         suspicious = model.ppg.extreme_region(clip_map).flatten(1).any(dim=1)
         # The map is two outputs, and the exporter wants a tensor for each: hence the copy.
         return processed.pred_score, processed.pred_label, processed.anomaly_map, clip_map.clone(), suspicious
 
 
-class RefinerPart(_Part):
+class RefinerPart(Part):
     """SAM's part: PPG, CPS and fusion. See :func:`to_parts`."""
 
     NAME = "refiner"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.errors.errors import NotFiniteError, UserTypeError, UserValueError
 
 OVERSHOOT = 0.5
 """How far outside [0, 1] values are clamped and not refused: where black and white pixels alternate, a bicubic resize
@@ -19,7 +19,7 @@ takes them out of it by 0.45, with antialiasing by 0.28."""
 
 
 def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:
-    """Say at which places of a batch something is NaN or infinite. A GPU is waited for once.
+    """Find the places of a batch where something is NaN or infinite. A GPU is waited for once.
 
     Args:
         values (tuple[torch.Tensor, ...]): Tensors ``(B, ...)``.
@@ -27,8 +27,8 @@ def not_finite(values: tuple[torch.Tensor, ...]) -> list[int]:
     Returns:
         list[int]: The places, ascending.
     """
-    finite = [value.isfinite().flatten(1).all(dim=1) if value.ndim > 1 else value.isfinite() for value in values]
-    finite = torch.stack(finite).all(dim=0)  # (B,)
+    each = [value.isfinite().flatten(1).all(dim=1) if value.ndim > 1 else value.isfinite() for value in values]
+    finite = torch.stack(each).all(dim=0)  # (B,)
     return [] if finite.all() else (~finite).nonzero().flatten().tolist()
 
 
@@ -49,10 +49,10 @@ def check_images(images: torch.Tensor) -> None:
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         msg = f"The images are {kind}. {expected}, such as `images / 255` of 8-bit values."
-        raise TypeError(msg)
+        raise UserTypeError(msg)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     low, high = images.amin(), images.amax()  # NaN of NaN; without a copy, as a picture may have gigabytes
     if (low >= -OVERSHOOT) & (high <= 1 + OVERSHOOT):  # a GPU is waited for here, once
         return
@@ -64,7 +64,7 @@ def check_images(images: torch.Tensor) -> None:
         f"The images hold values from {low.item():.4g} to {high.item():.4g}. {expected}: divide 8-bit values by 255, "
         "and leave `Normalize` out of pre-processor and augmentations, since the model normalises images itself."
     )
-    raise ValueError(msg)
+    raise UserValueError(msg)
 
 
 BLANK_SIDE, BLANK_SPREAD = 32, 0.004

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.frame import inside_frame, map_to_frame
 from anomalib_clipsam.sam.decoder import decode
 
@@ -135,17 +136,17 @@ class CascadedPrompts(nn.Module):
         super().__init__()
         if box not in BOXES:
             msg = f"Unknown box '{box}'. Choose one of {', '.join(BOXES)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if passes not in (1, 2, 3):
             msg = f"passes is {passes}, but the cascade has three. Choose 1, 2 or 3."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.sam = sam
         self.multimask = multimask
         self.box = box
         self.passes = passes
 
     def blank(self, batch_size: int) -> CascadeOutput:
-        """Give the answer for images that SAM does not see: no box, an empty mask.
+        """Return the answer for images that SAM does not see: no box, an empty mask.
 
         Args:
             batch_size (int): B, the number of images.
@@ -214,7 +215,7 @@ class CascadedPrompts(nn.Module):
         if self.box == "component":
             if anomaly_map is None:
                 msg = "box='component' weighs components by the anomaly map. Pass `anomaly_map`, or use box='mask'."
-                raise ValueError(msg)
+                raise UserValueError(msg)
             mask = self._component(mask, anomaly_map)
         scale = self.sam.image_encoder.img_size / mask.shape[-1]
         box = mask_to_box(mask)
@@ -226,5 +227,6 @@ class CascadedPrompts(nn.Module):
     def _component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
         """Reduce the mask to its most anomalous component, found on the feature grid, a quarter of the mask's size."""
         coarse = F.max_pool2d(mask.float().unsqueeze(1), 4).squeeze(1) > 0
-        chosen = most_anomalous_component(coarse, map_to_frame(anomaly_map, coarse.shape[-2:]))
+        height, width = coarse.shape[-2:]
+        chosen = most_anomalous_component(coarse, map_to_frame(anomaly_map, (height, width)))
         return mask & chosen.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)

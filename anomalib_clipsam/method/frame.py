@@ -95,7 +95,7 @@ def map_to_frame(anomaly_map: torch.Tensor, grid: tuple[int, int]) -> torch.Tens
 
 
 def inside_frame(grid: tuple[int, int], size: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Say which cells of a grid of the whole frame show the image, and not its padding.
+    """Mark which cells of a grid of the whole frame show the image, and not its padding.
 
     Args:
         grid (tuple[int, int]): h and w.

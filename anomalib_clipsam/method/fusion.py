@@ -16,6 +16,8 @@ from typing import TypedDict
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 SMALLEST = 1e-6
 """What is divided by is no smaller."""
 FUSIONS = ("agreement", "cautious", "weighted", "gate", "mask")
@@ -59,10 +61,10 @@ class Fusion(nn.Module):
         super().__init__()
         if mode not in FUSIONS:
             msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if not 0 <= weight <= 1:
             msg = f"The fusion's weight is {weight}, but it is the mask's share. Choose a number between 0 and 1."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.mode = mode
         self.weight = weight
 

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.frame import frame_to_map, pixels_to_points
 
 CANVAS = 1024
@@ -155,23 +156,23 @@ class PointPromptGenerator(nn.Module):
         for name, value in (("min_score", min_score), ("region_ratio", region_ratio)):
             if not 0 <= value <= 1:
                 msg = f"{name} is {value}; it must be between 0 and 1."
-                raise ValueError(msg)
+                raise UserValueError(msg)
         if num_positives < 1 or num_negatives < 0:
             msg = (
                 f"num_positives is {num_positives} and num_negatives {num_negatives}. "
                 "Choose at least 1 positive and 0 or more negative points."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if not 0 < interval < float("inf"):  # so that NaN is refused too
             msg = f"interval is {interval}; it must be a number of pixels above 0."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if kernel_size < 3 or kernel_size % 2 == 0:
             msg = f"kernel_size is {kernel_size}, but a dilation needs an odd number of at least 3, such as 25."
-            raise ValueError(msg)
-        for name, value, choices in (("spacing", spacing, SPACINGS), ("negatives", negatives, NEGATIVES)):
-            if value not in choices:
-                msg = f"Unknown {name} '{value}'. Choose one of {', '.join(choices)}."
-                raise ValueError(msg)
+            raise UserValueError(msg)
+        for name, choice, choices in (("spacing", spacing, SPACINGS), ("negatives", negatives, NEGATIVES)):
+            if choice not in choices:
+                msg = f"Unknown {name} '{choice}'. Choose one of {', '.join(choices)}."
+                raise UserValueError(msg)
         self.frame_size = frame_size
         self.min_score = min_score
         self.region_ratio = region_ratio
@@ -238,7 +239,7 @@ class PointPromptGenerator(nn.Module):
         return pick_ranked(scores, allowed, count, max(1, round(self.interval * scale**2)))
 
     def blank(self, anomaly_map: torch.Tensor) -> PointPrompts:
-        """Give the prompts of images that SAM does not see: no point, no ring.
+        """Return the prompts of images that SAM does not see: no point, no ring.
 
         Args:
             anomaly_map (torch.Tensor): S_a, ``(B, H, W)``.

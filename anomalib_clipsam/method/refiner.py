@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from anomalib_clipsam.compute.precision import PRECISIONS, encoders_in, full_precision, precision_in_use
-from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.errors.errors import NotFiniteError, UserValueError
 from anomalib_clipsam.method.checks import not_finite
 from anomalib_clipsam.method.frame import frame_to_map, resize_image
 from anomalib_clipsam.method.stages import ClipSamStages
@@ -27,11 +27,11 @@ from anomalib_clipsam.method.stages import ClipSamStages
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-    from anomalib_clipsam.method.cps import CascadedPrompts
+    from anomalib_clipsam.method.cps import CascadedPrompts, CascadeOutput
     from anomalib_clipsam.method.fusion import Fusion
-    from anomalib_clipsam.method.ppg import PointPromptGenerator
+    from anomalib_clipsam.method.ppg import PointPromptGenerator, PointPrompts
 
-Answers = TypeVar("Answers")
+Answers = TypeVar("Answers", bound="PointPrompts | CascadeOutput")
 
 
 class SamRefiner(nn.Module):
@@ -58,7 +58,7 @@ class SamRefiner(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             msg = f"Unknown precision '{precision}'. Choose one of {', '.join(PRECISIONS)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.ppg = ppg
         self.cps = cps
         self.fusion = fusion
@@ -69,6 +69,18 @@ class SamRefiner(nn.Module):
     def sam(self) -> Sam | None:
         """SAM, or ``None`` without refinement."""
         return None if self.cps is None else self.cps.sam
+
+    @property
+    def refinement(self) -> tuple[PointPromptGenerator, CascadedPrompts, Fusion]:
+        """PPG, CPS and the fusion.
+
+        Raises:
+            ValueError: If the model has no refinement.
+        """
+        if self.ppg is None or self.cps is None or self.fusion is None:
+            msg = "This model gives the map alone. Make it with `ppg`, `cps` and `fusion` to refine the map with SAM."
+            raise UserValueError(msg)
+        return self.ppg, self.cps, self.fusion
 
     @torch.no_grad()
     def refine(self, image: torch.Tensor, anomaly_map: torch.Tensor, score: torch.Tensor) -> ClipSamStages:
@@ -82,19 +94,21 @@ class SamRefiner(nn.Module):
         Returns:
             ClipSamStages: All results.
         """
-        region = self.ppg.extreme_region(anomaly_map)  # (B, H, W)
+        ppg, cps, fusion = self.refinement
+        height, width = anomaly_map.shape[-2:]
+        region = ppg.extreme_region(anomaly_map)  # (B, H, W)
         asked = region.flatten(1).any(dim=1)  # (B,)
-        prompts, cascade = self.ppg.blank(anomaly_map), self.cps.blank(image.shape[0])
+        prompts, cascade = ppg.blank(anomaly_map), cps.blank(image.shape[0])
         shown = self._shown(asked)
         if shown is not None:
             features = self.encode(image[shown])  # (A, C, h, w)
             self._check_finite("SAM's features", (features,), shown)
             with full_precision(image.device.type):
-                some_prompts = self.ppg(anomaly_map[shown], features)
-                some_cascade = self.cps(features, some_prompts, anomaly_map[shown])
+                some_prompts = ppg(anomaly_map[shown], features)
+                some_cascade = cps(features, some_prompts, anomaly_map[shown])
             prompts, cascade = _put(prompts, shown, some_prompts), _put(cascade, shown, some_cascade)
-        logits = frame_to_map(cascade.logits_3.squeeze(1), tuple(anomaly_map.shape[-2:]))  # (B, H, W)
-        fused_map = self.fusion(anomaly_map, logits, prompts.peak, cascade.iou).clamp(0, 1)
+        logits = frame_to_map(cascade.logits_3.squeeze(1), (height, width))  # (B, H, W)
+        fused_map = fusion(anomaly_map, logits, prompts.peak, cascade.iou).clamp(0, 1)
         mask = (logits > 0) & asked.view(-1, 1, 1)
         return ClipSamStages(anomaly_map, score, fused_map, mask, region, prompts, cascade)
 
@@ -107,9 +121,11 @@ class SamRefiner(nn.Module):
         Returns:
             torch.Tensor: SAM's features of its whole input frame, ``(B, C, h, w)``.
         """
-        frame = self.sam.preprocess(resize_image(image, self.sam.image_encoder.img_size) * 255)  # (B, 3, S, S)
+        sam = self.refinement[1].sam
+        frame = sam.preprocess(resize_image(image, sam.image_encoder.img_size) * 255)  # (B, 3, S, S)
         with encoders_in(self.precision, image.device.type):
-            return self.sam.image_encoder(frame).float()
+            features: torch.Tensor = sam.image_encoder(frame).float()
+        return features
 
     def _shown(self, asked: torch.Tensor) -> torch.Tensor | slice | None:
         """Select the images to show to SAM, by ``asked`` ``(B,)`` bool; ``None`` if there are none.

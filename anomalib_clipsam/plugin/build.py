@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anomalib_clipsam.clip.prompts import PromptEnsemble
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.cps import CascadedPrompts
 from anomalib_clipsam.method.fusion import Fusion
 from anomalib_clipsam.method.ppg import PointPromptGenerator
@@ -55,7 +56,7 @@ def build_post_processor(asked: nn.Module | bool, given: Mapping[str, Any]) -> n
     if decisions:
         named = ", ".join(decisions)
         msg = f"{named} cannot be set beside a post-processor of your own. Give it to ClipSamPostProcessor instead."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return asked
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from anomalib_clipsam.compute.hashing import hash_weights
-from anomalib_clipsam.errors.errors import counted
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted
 from anomalib_clipsam.method.fusion import FUSIONS, Fusion
 from anomalib_clipsam.plugin.checkpoint_file import UNREADABLE, check_entries, naming
 
@@ -124,7 +124,7 @@ def find_entry(checkpoint: dict[str, Any]) -> dict[str, Any]:
     saved = checkpoint.get(KEY)
     if saved is None:
         msg = "The checkpoint is not one of ClipSam. Give the model that it was made with, or leave the path out."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     check_entries(checkpoint, {"state_dict": dict})
     check_entries(saved, SAVED)
     for name, entries in (("references", {"references": str}), ("good_parts", GOOD_PARTS)):
@@ -151,7 +151,7 @@ def read_compared(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         msg = f"There is no checkpoint {path}. Correct the path, or leave it out to calibrate anew."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     with naming(path, UNREADABLE):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     saved = find_entry(checkpoint)
@@ -187,7 +187,7 @@ def refuse_others(
             f"The checkpoint was made with {saved['activation']} in CLIP, and this model has {activation}. Its "
             "thresholds would be wrong. Set `clip_quick_gelu`, or calibrate anew without the checkpoint."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     differ = _differences(saved, model, localizer)
     decisive = [name for name in DECISIVE if name in differ]
     if decisive:
@@ -196,7 +196,7 @@ def refuse_others(
             f"{_listed(differ, decisive, 1)}. Its thresholds would be wrong. Give the model the same, or calibrate "
             "anew without the checkpoint."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     _refuse_references(saved, _rule(model), k_shot)
     return differ
 
@@ -330,7 +330,7 @@ def _refuse_weights(saved: dict[str, Any], weights: dict[str, dict[str, str]]) -
                 f"values {made_with['sha256']}), and this model has {own['name']} ({own['sha256']}). Its "
                 "thresholds would be wrong. Give the model those weights, or calibrate anew without the checkpoint."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
 
 def _differences(saved: dict[str, Any], model: ClipSamModel, localizer: str) -> dict[str, tuple[Any, Any]]:
@@ -357,14 +357,14 @@ def _refuse_references(saved: dict[str, Any], own: dict[str, Any] | None, k_shot
             f"The checkpoint was made with other references: {differ}. Its thresholds would be wrong. Give the "
             "model the same `references`, `k_shot` and `reference_options`, or calibrate anew without it."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     known = len(saved["good_parts"]["sources"]) if saved.get("good_parts") else k_shot
     if known != k_shot:
         msg = (
             f"The checkpoint was made with {counted(known, 'good part')}, and this model has k_shot={k_shot}. "
             f"Set k_shot to {known}, or calibrate anew without the checkpoint."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 def _listed(differ: dict[str, tuple[Any, Any]], names: Iterable[str], side: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins import CheckpointIO
 
-from anomalib_clipsam.errors.errors import reason
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class CheckedCheckpointIO(CheckpointIO):
                 return self.inner.load_checkpoint(path, *args, **kwargs)
         except FileNotFoundError as error:
             msg = f"There is no checkpoint {path}. Correct the path, or leave it out to calibrate anew."
-            raise FileNotFoundError(msg) from error
+            raise UserFileNotFoundError(msg) from error
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def naming(path: Any, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
             "has written, or leave the path out to calibrate anew."
         )
         # a traceback shows the cause too, and torch's text advises to run the file's code
-        raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
+        raise UserValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
 
 
 def check_entries(saved: Any, types: dict[str, type | tuple[type, ...]]) -> None:
@@ -106,7 +106,7 @@ def check_entries(saved: Any, types: dict[str, type | tuple[type, ...]]) -> None
             f"The checkpoint lacks {', '.join(wrong)}, or has something else there. Give an unchanged file that "
             "`anomalib test` or `train` has written, or calibrate anew without it."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 def check_what_is_read(trainer: Trainer) -> None:

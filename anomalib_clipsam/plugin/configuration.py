@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib_clipsam.arguments import group
 from anomalib_clipsam.clip.localizers import LOCALIZERS, Localizer
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.cps import CpsArguments
 from anomalib_clipsam.method.fusion import FusionArguments
 from anomalib_clipsam.method.ppg import PpgArguments
@@ -166,7 +167,7 @@ def _views(given: Mapping[str, Any], pair: WeightPair) -> tuple[int, Tiling | No
     map_size, tiles = given["map_size"], given["tiles"]
     if map_size is not None and map_size < 1:
         msg = f"map_size is {map_size}; it must be a number of pixels above 0, such as 518."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if tiles is not None:
         return pair.map_size, Tiling(tiles, given["tile_overlap"], given["tile_batch"], map_size)
     return pair.map_size if map_size is None else map_size, None
@@ -189,17 +190,17 @@ def _find_localizer(name: str, adapters: str | None) -> None:
     """Raise unless there is such a localizer, and adapters are given just where it needs them."""
     if name not in LOCALIZERS:
         msg = f"Unknown localizer '{name}'. Choose one of auto, {', '.join(LOCALIZERS)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     needed = LOCALIZERS[name].needs_adapters
     if needed and adapters is None:
         msg = f"localizer='{name}' needs learned weights. Name them with `adapters`, or leave `adapters` out."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if not needed and adapters not in ("auto", None):
         msg = f"localizer='{name}' has no use for `adapters`. Leave them out, or name the localizer that they are for."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if adapters in LEARNED and LEARNED[adapters].localizer != name:
         msg = f"{adapters} is for localizer='{LEARNED[adapters].localizer}', not '{name}'. Name one of them only."
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 def _clip_row(given: Mapping[str, Any], pair: WeightPair, learned: WeightFile | None) -> WeightFile:
@@ -207,7 +208,7 @@ def _clip_row(given: Mapping[str, Any], pair: WeightPair, learned: WeightFile | 
     architecture, quick_gelu = given["clip_architecture"], given["clip_quick_gelu"]
     if architecture not in (None, pair.clip.architecture) and given["clip_weights"] is None:
         msg = f"clip_architecture='{architecture}' is not in the table. Name its file with `clip_weights`."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     row = replace(
         pair.clip,
         architecture=architecture or pair.clip.architecture,
@@ -218,7 +219,7 @@ def _clip_row(given: Mapping[str, Any], pair: WeightPair, learned: WeightFile | 
             f"{learned.name} goes with CLIP {learned.architecture}, and this one is {row.architecture}. Name learned "
             "weights for it with `adapters`, or choose localizer='dense'."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return row
 
 
@@ -227,16 +228,16 @@ def _references(given: Mapping[str, Any], pair: WeightPair, in_tiles: bool) -> t
     references, k_shot, source = given["references"], given["k_shot"], given["few_shot_source"]
     if k_shot < 0:
         msg = f"k_shot is {k_shot}, but it is a number of good parts. Choose 0, for none, or more."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if references not in (None, *REFERENCES):
         msg = f"Unknown references '{references}'. Choose one of {', '.join(REFERENCES)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if k_shot and references not in (None, "none"):
         msg = f"k_shot={k_shot} and references='{references}' are two references. Give one of them."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if source is not None and not k_shot:
         msg = f"few_shot_source='{source}' is given, but k_shot is 0. Say how many good parts by k_shot."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     options = group(given["reference_options"], ReferenceOptions, "reference_options")
     if in_tiles and (k_shot or references == "batch"):
         options = {**IN_TILES, **options}

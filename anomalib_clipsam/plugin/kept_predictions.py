@@ -87,7 +87,7 @@ class PredictionStore:
                 self.kept[key] = entry
 
     def get(self, keys: list[Hashable] | None, device: torch.device) -> InferenceBatch | None:
-        """Give the predictions for a batch.
+        """Return the predictions for a batch.
 
         Args:
             keys (list[Hashable] | None): What :meth:`keys` gave.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalib_clipsam.clip.prompts import read_yaml
-from anomalib_clipsam.errors.errors import printable
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,12 +74,12 @@ class FolderNames:
         path = Path(class_name)
         if not path.is_file():
             msg = f"There is no file '{path}' of class names. Give the path of a YAML file, or the name of the part."
-            raise FileNotFoundError(msg)
+            raise UserFileNotFoundError(msg)
         content = read_yaml(path, "file of class names")
         wrong = not isinstance(content, dict) or not content
         if wrong or not all(isinstance(each, str) and each.strip() for each in (*content, *content.values())):
             msg = f"The file '{path}' must map folders to names, such as `metal_nut: metal nut`. Put numbers in quotes."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return cls(content)
 
     def __call__(self, path: str | Path | None) -> str:
@@ -122,7 +122,7 @@ class PartNames:
     def __init__(self, given: str | None, log_once: Callable[[str, str], None]) -> None:
         if given is not None and not given.strip():
             msg = "class_name is empty. Name the part, such as 'bottle', or leave class_name out."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.argument = given
         self.folders = FolderNames.from_argument(given)
         self.given = None if self.folders else given
@@ -144,7 +144,7 @@ class PartNames:
                 f"class_name='{self.argument}' is for many products, which cannot be compared with one another. Leave "
                 "k_shot and references='batch' out, or give each product a run of its own."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     def choose(self, model: ClipSamModel, category: str | None) -> None:
         """Choose the name of a pass: argument, else the data module's category, else the checkpoint's, else a default.

@@ -14,6 +14,7 @@ from anomalib.post_processing import PostProcessor
 from PIL import Image
 from torchmetrics.utilities.data import dim_zero_cat
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.regions import measure_parts
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ class ClipSamPostProcessor(PostProcessor):
         for name, value in self.by_hand.items():
             if value is not None and not 0 <= value <= 1:
                 msg = f"{name}_threshold is {value}, but scores and maps lie between 0 and 1. Choose a number there."
-                raise ValueError(msg)
+                raise UserValueError(msg)
         if min_area < 0:
             msg = f"min_area is {min_area}, but it is a number of pixels. Choose 0, for any area, or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.min_area = min_area
         self.keep_good_masks = keep_good_masks
         self.calibrated = False

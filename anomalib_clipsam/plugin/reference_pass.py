@@ -13,7 +13,7 @@ import torch
 from anomalib_clipsam.data.good_parts import WatchedViews, read_good_parts
 from anomalib_clipsam.data.progress import progress
 from anomalib_clipsam.data.whole_pass import WholePass
-from anomalib_clipsam.errors.errors import counted
+from anomalib_clipsam.errors.errors import UserValueError, counted
 from anomalib_clipsam.method.checks import check_images
 from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
 from anomalib_clipsam.plugin.predicting import naming_files
@@ -192,7 +192,7 @@ class ClipSamReferences:
         """
         if not self.k_shot:
             msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         for image in [images] if isinstance(images, torch.Tensor) or not images else [image[None] for image in images]:
             check_images(image)
         show_good_parts(self.model, self._trainer, [self._prepare(image) for image in images])

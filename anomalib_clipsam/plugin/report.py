@@ -115,7 +115,7 @@ def explain_threshold(
 
 
 class PassSummary(Callback):
-    """Say what a test or predict pass found, in one line, once, and before it what else is to be said of a pass.
+    """Report what a test or predict pass found, in one line, once, and before it what else is to be said of a pass.
 
     The line is printed where there is a progress bar, and logged where there is none. What the model has in its
     ``closing_lines`` is logged here, since a log line would break the progress bar before.
@@ -155,7 +155,7 @@ class PassSummary(Callback):
     on_predict_end = on_test_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say it, below all that the pass has printed."""
+        """Report it, below all that the pass has printed."""
         lines = getattr(pl_module, "closing_lines", [])
         for level, line in lines if trainer.is_global_zero else ():
             logger.log(level, line)

@@ -53,24 +53,24 @@ class SkipCalibration(Callback):
             datamodule.val_dataloader = _no_pictures
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the data module its validation pictures back."""
+        """Return the data module its validation pictures back."""
         del trainer, pl_module, stage
         self.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the data module its validation pictures back."""
+        """Return the data module its validation pictures back."""
         del trainer, pl_module, exception
         self.restore()
 
     def restore(self) -> None:
-        """Give the data module its validation pictures back."""
+        """Return the data module its validation pictures back."""
         if self.datamodule is not None:
             vars(self.datamodule).pop("val_dataloader", None)
             self.datamodule = None
 
 
 def find_reason(datamodule: AnomalibDataModule, model: LightningModule) -> str | None:
-    """Say why nothing is calibrated.
+    """Explain why nothing is calibrated.
 
     Args:
         datamodule (AnomalibDataModule): The pass's data module, set up.

@@ -21,6 +21,7 @@ import numpy as np
 from lightning.pytorch import Callback
 from PIL import Image
 
+from anomalib_clipsam.errors.errors import UserFileNotFoundError
 from anomalib_clipsam.predictions.run import list_pictures, write_predictions
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def true_mask(folder: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     found = [file for file in found if file.is_file()]
     if not found:
         msg = f"{truth} has no mask of {picture.name}. Give it as {picture.stem}_mask.png, white where the defect is."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     with Image.open(found[0]) as mask:
         return np.asarray(mask.convert("L").resize(size, Image.Resampling.NEAREST)) > 0
 

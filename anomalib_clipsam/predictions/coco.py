@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from anomalib_clipsam.errors.errors import UserImportError
 from anomalib_clipsam.predictions.describe import parts_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def to_coco(pictures: Mapping[Path, Mapping[str, Any]], folder: Path) -> dict[st
             "coco.json was not written, as pycocotools is missing. Run: pip install 'anomalib_clipsam[coco]', and then "
             "the same command again, which makes that file only."
         )
-        raise ImportError(msg) from error
+        raise UserImportError(msg) from error
 
     images, annotations = [], []
     for number, (picture, entry) in enumerate(pictures.items(), start=1):

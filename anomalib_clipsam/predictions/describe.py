@@ -118,7 +118,7 @@ def reason_of(item: ImageItem) -> str | None:
 
 
 def count_pictures(number: int) -> str:
-    """Give a number of pictures in words, such as ``"1 picture"`` or ``"1,200 pictures"``."""
+    """Return a number of pictures in words, such as ``"1 picture"`` or ``"1,200 pictures"``."""
     return f"{number:,} picture{'s' * (number != 1)}"
 
 
@@ -142,19 +142,19 @@ def parts_of(mask: np.ndarray) -> list[tuple[Box, np.ndarray]]:
 
 
 def _nearest(length: int, source: int) -> np.ndarray:
-    """Give the pixel of ``source`` pixels that each of ``length`` pixels lies in."""
+    """Return the pixel of ``source`` pixels that each of ``length`` pixels lies in."""
     return ((np.arange(length) + 0.5) * source / length).astype(int)
 
 
 def _mean(values: np.ndarray, size: tuple[int, ...], box: Box, inside: np.ndarray) -> float:
-    """Give the mean of a map ``(h, w)`` in a part of a mask of this height and width."""
+    """Return the mean of a map ``(h, w)`` in a part of a mask of this height and width."""
     rows, columns = (_nearest(length, source) for length, source in zip(size, values.shape, strict=True))
     x0, y0, x1, y1 = box
     return round(float(values[np.ix_(rows[y0:y1], columns[x0:x1])][inside].mean()), DIGITS)
 
 
 def _size(item: ImageItem) -> tuple[int, int]:
-    """Give width and height of the image's file, else of the image as the model got it."""
+    """Return width and height of the image's file, else of the image as the model got it."""
     if item.image_path is not None:
         try:
             with Image.open(item.image_path) as image:

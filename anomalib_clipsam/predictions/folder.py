@@ -28,6 +28,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from anomalib_clipsam.drawing.verdict import image_threshold, own_name
+from anomalib_clipsam.errors.errors import UserFileExistsError, UserValueError
 from anomalib_clipsam.predictions.coco import to_coco
 from anomalib_clipsam.predictions.describe import DIGITS, count_pictures, describe
 
@@ -85,7 +86,7 @@ class PredictionFolder(BasePredictionWriter):
         if twice:
             both = " and ".join(file for file, name in self.names.items() if name == twice[0])
             msg = f"The masks of {both} would both be called {twice[0]}. Rename one of these pictures."
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     def hash_states(self) -> str:
         """Tell these pictures, as they are now, from others: the first digits of a SHA-256."""
@@ -109,7 +110,7 @@ class PredictionFolder(BasePredictionWriter):
             found = [name for name in (*MADE, "masks") if (self.folder / name).exists()]
             if found:
                 msg = f"{self.folder} has a {found[0]} of something else, which would be lost. Give another folder."
-                raise FileExistsError(msg)
+                raise UserFileExistsError(msg)
             self._replace(file, json.dumps(settings, indent=1).encode())
         before = json.loads(file.read_bytes())
         differ = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
@@ -119,7 +120,7 @@ class PredictionFolder(BasePredictionWriter):
                 f"{self.folder} has predictions that were made in another way: {changes}. Give another folder, or "
                 "delete this one to begin anew."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return set(self.read())
 
     def read(self) -> dict[str, Entry]:
@@ -171,7 +172,7 @@ class PredictionFolder(BasePredictionWriter):
         trainer.strategy.barrier()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what a run leaves that a user has stopped."""
+        """Report what a run leaves that a user has stopped."""
         del pl_module
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
             logger.warning("Stopped. The same command goes on from here.")

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from anomalib_clipsam.compute.file_hashes import hash_file
 from anomalib_clipsam.drawing.visualizers import ResultVisualizer
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError
 from anomalib_clipsam.predictions.folder import PredictionFolder
 from anomalib_clipsam.predictions.table import PredictionTable
 
@@ -65,13 +66,13 @@ def list_pictures(path: Path) -> list[Path]:
     """
     if not path.exists():
         msg = f"'{path}' does not exist. Give a folder of pictures, or one picture."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     found = [path.resolve()] if path.is_file() else path.resolve().rglob("*")
     files = sorted(file for file in found if is_image_file(file))
     if not files:
         what = "is no picture by its name" if path.is_file() else "has no pictures"
         msg = f"'{path}' {what}. Give a folder of files such as .png, .jpg, .bmp or .tif, or one of them."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return files
 
 
@@ -90,7 +91,7 @@ class Share(Sampler[int]):
         self.scored = scored
 
     def __iter__(self) -> Iterator[int]:
-        """Give their places in the data set."""
+        """Yield their places in the data set."""
         return iter(self._places())
 
     def __len__(self) -> int:
@@ -105,7 +106,7 @@ class Share(Sampler[int]):
 
 
 def count_good_parts(folder: Path) -> int:
-    """Say how many good parts of a folder pictures are compared with.
+    """Count how many good parts of a folder pictures are compared with.
 
     Args:
         folder (Path): The folder.
@@ -119,7 +120,7 @@ def count_good_parts(folder: Path) -> int:
     """
     if not folder.exists():
         msg = f"'{folder}' does not exist. Give a folder of good parts."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     return min(MOST_GOOD_PARTS, len(get_image_filenames(folder)))
 
 
@@ -137,7 +138,7 @@ def check_trainer(**arguments: Any) -> None:
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         named = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
         msg = f"Lightning cannot run with {named}: {error} Choose others, or leave them out."
-        raise ValueError(msg) from error
+        raise UserValueError(msg) from error
 
 
 def hash_content(path: Path) -> str:
@@ -172,7 +173,7 @@ def leave_out_results(files: Sequence[Path], folder: Path, to: Path) -> list[Pat
     kept = [file for file in files if results.isdisjoint(file.resolve().parents)]
     if not kept:
         msg = f"{folder} has no pictures but results. Give a folder of pictures."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return kept
 
 

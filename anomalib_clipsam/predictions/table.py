@@ -77,7 +77,7 @@ class PredictionTable(Visualizer):
     on_test_batch_end = on_predict_batch_end
 
     def finish(self) -> str:
-        """Say what this process has written.
+        """Report what this process has written.
 
         Returns:
             str: How many pictures, how many of them defective, and where the table is.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anomalib_clipsam.compute.hashing import picture_key
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.bounds import (
     FALSE_ALARMS,
     image_level_of_batch,
@@ -267,7 +268,7 @@ class BatchJudge(PassJudge):
         """
         if self.windows and embedding is None:
             msg = "This localizer gives no embedding of the image, which `windows` need. Choose 'dense', or none."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         kept = self.reference.keep(taps)
         for index, key in enumerate(keys):
             self._pool[key] = tuple(grid[index : index + 1].clone() for grid in kept)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -168,4 +170,4 @@ def check_false_alarms(value: float) -> None:
     """
     if not 0.001 <= value <= 0.5:
         msg = f"false_alarms is {value}, but it is a share of the good pictures. Choose a number from 0.001 to 0.5."
-        raise ValueError(msg)
+        raise UserValueError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.batch_judge import BatchJudge
 from anomalib_clipsam.references.bounds import FALSE_ALARMS, check_false_alarms
 from anomalib_clipsam.references.calibration import Calibration
@@ -86,7 +87,7 @@ def build_judge(
     windows = tuple(options.get("windows", ()))
     if windows and in_tiles:
         msg = "`windows` share the scores of pictures that look alike as wholes. With tiles, leave them out."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     share = options.get("passing_share", RAW_PASSING_SHARE if calibration.raw else None)
     if in_tiles:
         return TiledBatchJudge(BatchReference(**how), combination, calibration, share, alone, false_alarms)
@@ -99,5 +100,5 @@ def _set_taps(localizer: Localizer, taps: tuple[int, ...]) -> None:
     if not taps or not depth or not all(1 <= tap <= depth for tap in taps):
         has = f"{depth} blocks, counted from 1" if depth else "no choice of blocks"
         msg = f"taps is {list(taps)}, but this localizer has {has}. Name some of these, or leave `taps` out."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     localizer.reference_taps = tuple(sorted(set(taps)))

@@ -17,6 +17,8 @@ import math
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 KINDS = ("self", "few_shot", "batch")
 """Kinds of reference, each with its own rule for the limit, see :class:`Calibration`."""
 SELF_SHARE = 0.25
@@ -24,7 +26,7 @@ BATCH_STRETCH = 1.2
 
 
 def passing_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
-    """Give the threshold that lets a share of some values pass: so many are not above it.
+    """Return the threshold that lets a share of some values pass: so many are not above it.
 
     With the image scores of good parts, or of a batch, it is an image threshold; with their highest pixels, or with all
     of their pixels, it is a pixel threshold. A further good part is above the highest of k good ones with a chance of
@@ -42,13 +44,13 @@ def passing_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
     """
     if not 0 < share <= 1 or not values.numel():
         msg = f"A share of {share} of {values.numel()} values cannot pass. Give values, and a share above 0, 1 at most."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     values = values.flatten()
     return values.kthvalue(max(1, math.ceil(share * len(values) - 1e-6))).values  # 0.7 * 10 is a bit more than 7
 
 
 def extremes(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give what a calibration asks of maps.
+    """Return what a calibration asks of maps.
 
     Args:
         maps (torch.Tensor): Distances ``(N, H, W)``.
@@ -119,7 +121,7 @@ class Calibration(nn.Module):
         """
         if kind not in KINDS or not len(peaks):
             msg = f"{len(peaks)} maps of kind '{kind}'. Give one map at least, of one of the kinds {', '.join(KINDS)}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         usual = medians.median()
         if kind == "batch":
             limit = usual + BATCH_STRETCH * (peaks.mean() - usual)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.bounds import recentre
 from anomalib_clipsam.references.distances.features import peak_score
 
@@ -48,7 +49,7 @@ class Combination(nn.Module):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 msg = f"{name} is {share}, but it is a share of 1. Choose a number between 0 and 1."
-                raise ValueError(msg)
+                raise UserValueError(msg)
         self.text_share = text_share
         self.text_score_share = text_score_share
         self.peak_share = peak_share

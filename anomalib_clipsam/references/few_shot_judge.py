@@ -188,7 +188,7 @@ class FewShotJudge(Judge):
         return Answer(*self.combination(text_map, text_score, probability))
 
     def settings(self) -> Hashable:
-        """Say what its answers depend on beside picture and text."""
+        """Report what its answers depend on beside picture and text."""
         return *super().settings(), self.sources
 
     def state(self) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.bounds import (
     FALSE_ALARMS,
     check_false_alarms,
@@ -172,7 +173,7 @@ class Judge(nn.Module, ABC):
         check_false_alarms(false_alarms)
         if passing_share is not None and not 0 < passing_share <= 1:
             msg = f"passing_share is {passing_share}, but it is a share of the pictures. Choose above 0, 1 at most."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.reference = reference
         self.combination = combination
         self.calibration = calibration
@@ -262,7 +263,7 @@ class Judge(nn.Module, ABC):
         """
         del parts, viewer
         msg = "This model compares with no good parts. Make it with `k_shot`, such as ClipSam(k_shot=4)."
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
     def views_of_a_part(self, in_tiles: bool) -> int:
         """Count how often :meth:`learn` views a good part.

@@ -106,7 +106,7 @@ class ImageEncoderTinyViT(nn.Module):
 
 
 def rename_published(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Give the entries of MobileSAM's file the names that they have here; all others keep theirs.
+    """Return the entries of MobileSAM's file the names that they have here; all others keep theirs.
 
     Args:
         entries (Mapping[str, Entry]): State dict, or the shapes of one.

@@ -21,28 +21,26 @@ Letters: B images, H W map, S side of SAM's frame.
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass, replace
-from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.metrics import F1AdaptiveThreshold
-from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch.utilities import rank_zero_only
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from anomalib_clipsam.arguments import group, plain
 from anomalib_clipsam.data.advice import refuse_videos
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
 from anomalib_clipsam.method.frame import scaled_size
 from anomalib_clipsam.method.fusion import Fusion, FusionArguments
 from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.method.refiner import SamRefiner
 from anomalib_clipsam.plugin.kept_predictions import PredictionStore
+from anomalib_clipsam.sam_post_processor.hooks import listen_for
 from anomalib_clipsam.sam_post_processor.scale import Scale
 from anomalib_clipsam.sam_post_processor.views import (
     NO_MAPS,
@@ -137,7 +135,7 @@ class SamPostProcessor(PostProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _listen()
+        listen_for(SamPostProcessor)
         row = get_weights(weights).sam
         ppg, cps, fusion = map(plain, (ppg, cps, fusion))
         generator = PointPromptGenerator(frame_size=row.image_size, **group(ppg, PpgArguments, "ppg"))
@@ -200,11 +198,11 @@ class SamPostProcessor(PostProcessor):
                 f"The trainer's precision '{precision}' converts SAM's weights, but points and masks need float32. "
                 "Choose '16-mixed' or 'bf16-mixed', or set the post-processor's own precision."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         refuse_videos(getattr(trainer, "datamodule", None), "SamPostProcessor refines maps of single pictures")
         if isinstance(pl_module.model, ClipSamModel):
             msg = "ClipSam refines its maps with SAM itself. Leave SamPostProcessor out, and set the model's `weights`."
-            raise ValueError(msg)  # noqa: TRY004  # the command line's argument is at fault, not a type in Python
+            raise UserValueError(msg)  # the command line's argument is at fault, not a type in Python
         if stage in ("fit", "validate"):
             self._store.clear()
 
@@ -298,7 +296,7 @@ class SamPostProcessor(PostProcessor):
         batch.pred_mask = None  # a model's own fits its own map
 
     def stages_of(self, pl_module: LightningModule, image: torch.Tensor, path: str | None) -> ClipSamStages:
-        """Give every intermediate result for an image of the batch that was refined last. SAM sees it once more.
+        """Return every intermediate result for an image of the batch that was refined last. SAM sees it once more.
 
         Args:
             pl_module (LightningModule): The model that made the map.
@@ -316,7 +314,7 @@ class SamPostProcessor(PostProcessor):
         index = next((place for place, other in enumerate(images) if torch.equal(other, image[0])), None)
         if index is None:
             msg = "This image is not of the batch that was refined last. Ask when the batch ends."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         maps = maps[index : index + 1]
         unit = self._scale(maps).to_unit(maps).clamp(0, 1)
         picture = self._view(path, as_seen(pl_module, image)[0], maps.shape[-2:])
@@ -338,9 +336,9 @@ class SamPostProcessor(PostProcessor):
         given, self._given = self._given, None
         if given is None:
             msg = "SamPostProcessor needs the images too. Call the model that it belongs to, which shows them."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if predictions.anomaly_map is None:
-            raise ValueError(NO_MAPS.format("The model"))
+            raise UserValueError(NO_MAPS.format("The model"))
         shape = predictions.anomaly_map.shape
         maps = predictions.anomaly_map.reshape(shape[0], *shape[-2:])
         score = maps.amax(dim=(-2, -1)) if predictions.pred_score is None else predictions.pred_score
@@ -416,7 +414,7 @@ class SamPostProcessor(PostProcessor):
         return refined, scale
 
     def _keys(self, path: str | None, seen: torch.Tensor, image_map: torch.Tensor) -> list[Hashable] | None:
-        """Give a key for all that an image's refined map depends on, in a list; ``None`` if it has no file."""
+        """Return a key for all that an image's refined map depends on, in a list; ``None`` if it has no file."""
         if path is None:
             return None
         values = torch.stack([image_map.flatten()[::61].sum(), self.pixel_threshold, self.pixel_min, self.pixel_max])
@@ -460,29 +458,3 @@ def _keep_own_sam(
 ) -> None:
     """Put this SAM's weights into a state dict that is loaded, since none has them."""
     state_dict.update({f"{prefix}refiner.{key}": value for key, value in post_processor.refiner.state_dict().items()})
-
-
-def _introduce(module: nn.Module, _name: str, submodule: nn.Module | None) -> None:
-    """Let a model of anomalib show its images to its SamPostProcessor, which its ``forward`` gives the maps only."""
-    if isinstance(submodule, SamPostProcessor) and isinstance(module, AnomalibModule):
-        _refuse_to_lose_sam(type(module).__name__)
-        module.register_forward_pre_hook(submodule.show)
-
-
-def _refuse_to_lose_sam(model: str) -> None:
-    """Raise on a command line that exports a checkpoint.
-
-    anomalib's ``Engine.export`` builds a model of the checkpoint's own there, and asks no post-processor.
-    """
-    if sys.argv[1:2] == ["export"] and any(argument.startswith("--ckpt_path") for argument in sys.argv):
-        msg = (
-            f"`anomalib export --ckpt_path` builds {model} anew with its default post-processor: SAM would be lost. "
-            f"Export in Python: {model}.load_from_checkpoint(path, post_processor=SamPostProcessor()).to_onnx(folder)."
-        )
-        raise ValueError(msg)
-
-
-@cache
-def _listen() -> None:
-    """Let torch say which model gets a post-processor: once, and not before there is a SamPostProcessor."""
-    register_module_module_registration_hook(_introduce)

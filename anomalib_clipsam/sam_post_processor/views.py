@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Normalize
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.checks import OVERSHOOT
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ PROPORTION = 0.02
 
 
 def maps_of(batch: Batch, pl_module: LightningModule) -> torch.Tensor:
-    """Give the maps of a batch as ``(B, H, W)``, or raise where SAM cannot use them."""
+    """Return the maps of a batch as ``(B, H, W)``, or raise where SAM cannot use them."""
     maps, size = batch.anomaly_map, batch.image.shape[-2:]
     if maps is None:
-        raise ValueError(NO_MAPS.format(type(pl_module).__name__))
+        raise UserValueError(NO_MAPS.format(type(pl_module).__name__))
     height, width = maps.shape[-2:]
     if abs(height / width * size[1] / size[0] - 1) > PROPORTION:
         msg = (
@@ -52,7 +53,7 @@ def maps_of(batch: Batch, pl_module: LightningModule) -> torch.Tensor:
             "so that SAM cannot tell what they point at. Choose image sizes for which it gives maps of the same "
             "proportions, or leave SamPostProcessor out."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return maps.reshape(len(batch.image), height, width).float()
 
 
@@ -66,7 +67,7 @@ def undo_normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def as_seen(pl_module: LightningModule, images: torch.Tensor) -> torch.Tensor:
-    """Give what a model saw of images as ``(B, 3, height, width)`` uint8.
+    """Return what a model saw of images as ``(B, 3, height, width)`` uint8.
 
     Raises:
         ValueError: If it is no RGB in [0, 1] once the pre-processor's normalisation is undone.
@@ -79,7 +80,7 @@ def as_seen(pl_module: LightningModule, images: torch.Tensor) -> torch.Tensor:
             f"{high:.4g}, and SAM needs RGB in [0, 1]. Let the pre-processor normalise by torchvision's Normalize, "
             "which can be undone, or leave SamPostProcessor out."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return (images.clamp(0, 1) * 255).round().byte()
 
 

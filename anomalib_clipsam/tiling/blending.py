@@ -15,7 +15,7 @@ from anomalib_clipsam.tiling.layout import TileGrid
 
 
 def blend_weights(length: int, overlap: float, device: torch.device) -> torch.Tensor:
-    """Give the window of a tile: raised cosines over the overlap at its sides, 1 between.
+    """Return the window of a tile: raised cosines over the overlap at its sides, 1 between.
 
     Args:
         length (int): T.
@@ -54,5 +54,5 @@ class Blend:
         self.weight[at] += self.weights
 
     def result(self) -> torch.Tensor:
-        """Give the picture's map ``(H, W)``: where all tiles say the same, that."""
+        """Return the picture's map ``(H, W)``: where all tiles say the same, that."""
         return self.total / self.weight

@@ -59,8 +59,8 @@ def plan_crops(
         tuple[list[Crop], torch.Tensor]: The crops, each with all parts of the region that lie in it; and the parts that
         no crop has, ``(H, W)`` bool.
     """
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(region.cpu().numpy().astype(np.uint8), connectivity=8)
-    labels = torch.from_numpy(labels).to(region.device)  # (H, W), 0 outside
+    count, numbered, boxes, _ = cv2.connectedComponentsWithStats(region.cpu().numpy().astype(np.uint8), connectivity=8)
+    labels = torch.from_numpy(numbered).to(region.device)  # (H, W), 0 outside
     peaks = anomaly_map.new_zeros(count).scatter_reduce(0, labels.flatten().long(), anomaly_map.flatten(), "amax")
     left = (peaks[1:].argsort(descending=True) + 1).tolist()
     crops: list[Crop] = []

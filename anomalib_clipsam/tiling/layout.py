@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.frame import scaled_size
 
 if TYPE_CHECKING:
@@ -63,16 +64,16 @@ class Tiling:
         """Check the arguments."""
         if isinstance(self.side, str) and self.side != AUTO:
             msg = f"tiles is '{self.side}'. Give '{AUTO}', or the side of a tile in pixels, such as 512."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if isinstance(self.side, int) and self.side < LEAST_SIDE:
             msg = f"tiles is {self.side}, but CLIP sees nothing in less than {LEAST_SIDE} px. Give more, or '{AUTO}'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if not 0 <= self.overlap <= MOST_OVERLAP:
             msg = f"tile_overlap is {self.overlap}; it is a share of a tile. Choose between 0 and {MOST_OVERLAP}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if self.batch < 1:
             msg = f"tile_batch is {self.batch}, but it is a number of tiles. Choose 1 or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     def grid(self, size: Sequence[int], view: int) -> TileGrid:
         """Lay tiles over a picture.
@@ -89,8 +90,8 @@ class Tiling:
         """
         longer, shorter = max(size), min(size)
         map_size = min(longer, LARGEST_MAP) if self.map_size is None else self.map_size
-        auto = self.side == AUTO
-        side = view if auto else self.side
+        auto = isinstance(self.side, str)
+        side = view if isinstance(self.side, str) else self.side
         if longer <= side * (LARGE if auto else 1):
             side = longer
         while True:
@@ -102,7 +103,7 @@ class Tiling:
                     f"{size[1]} x {size[0]} pixels make {len(grid):,} tiles of {side} px, but {MOST_TILES:,} are the "
                     f"most: give a larger `tiles`, or '{AUTO}'."
                 )
-                raise ValueError(msg)
+                raise UserValueError(msg)
             side = math.ceil(1.1 * side)
 
 
@@ -127,23 +128,23 @@ class TileGrid:
     @classmethod
     def over(cls, picture: Sequence[int], map_size: int, side: int, overlap: float) -> TileGrid:
         """Lay squares of this side, in pixels of the picture, over it; the whole where the side is the longer one."""
-        size = scaled_size(picture, map_size)
+        size, (height, width) = scaled_size(picture, map_size), picture
         if side >= max(picture):
-            return cls(tuple(picture), size, size, (0,), (0,))
+            return cls((height, width), size, size, (0,), (0,))
         length = min(max(1, round(side * max(size) / max(picture))), *size)
         rows, columns = (tuple(starts(whole, length, overlap)) for whole in size)
-        return cls(tuple(picture), size, (length, length), rows, columns)
+        return cls((height, width), size, (length, length), rows, columns)
 
     def __len__(self) -> int:
-        """Give the number of tiles."""
+        """Return the number of tiles."""
         return len(self.rows) * len(self.columns)
 
     def __iter__(self) -> Iterator[Window]:
-        """Give the tiles, row by row."""
+        """Return the tiles, row by row."""
         return ((row, column, *self.tile) for row in self.rows for column in self.columns)
 
     def pixels(self, window: Window) -> tuple[slice, slice]:
-        """Say which rows and columns of the picture a part of the map shows."""
+        """Report which rows and columns of the picture a part of the map shows."""
         top, left, height, width = window
         return self._span(top, height, 0), self._span(left, width, 1)
 

@@ -51,7 +51,7 @@ class TiledClipSamModel(ClipSamModel):
         self.tiling = tiling
 
     def settings(self) -> dict[str, Hashable]:
-        """Give all that predictions depend on besides the image and the weights."""
+        """Return all that predictions depend on besides the image and the weights."""
         tiling = self.tiling
         return {
             **super().settings(),
@@ -92,9 +92,13 @@ class TiledClipSamModel(ClipSamModel):
         check_precision(self.precision, image.device)
         found = [self._stages_of_one(picture) for picture in image.split(1)]
         return ClipSamStages(
-            *(_together(found, name) for name in ("anomaly_map", "score", "fused_map")),
-            **{name: _together(found, name) for name in ("mask", "region", "unlike")},
-            crops=tuple(crops for stages in found for crops in stages.crops),
+            torch.cat([stages.anomaly_map for stages in found]),
+            torch.cat([stages.score for stages in found]),
+            torch.cat([stages.fused_map for stages in found]),
+            mask=_together([stages.mask for stages in found]),
+            region=_together([stages.region for stages in found]),
+            crops=tuple(crops for stages in found for crops in stages.crops or ()),
+            unlike=_together([stages.unlike for stages in found]),
         )
 
     def _stages_of_one(self, image: torch.Tensor) -> ClipSamStages:
@@ -177,14 +181,15 @@ class TiledClipSamModel(ClipSamModel):
         if len(grid) == 1:
             answer = super().join(image, answers)
             return answer._replace(map=_resize_map(answer.map, grid.size))
-        blend, scores, unlike, windows = Blend(grid, self.tiling.overlap, image.device), [], [], iter(grid)
+        blend, windows = Blend(grid, self.tiling.overlap, image.device), iter(grid)
+        scores: list[torch.Tensor] = []
+        unlike: list[torch.Tensor | None] = []
         for answer in answers:
             scores.append(answer.score)
             unlike.append(answer.unlike)
             for tile_map in _resize_map(answer.map, grid.tile):
                 blend.add(next(windows), tile_map)
-        told = None if any(one is None for one in unlike) else torch.cat(unlike)
-        return Answer(blend.result()[None], torch.cat(scores), told)
+        return Answer(blend.result()[None], torch.cat(scores), _together(unlike))
 
     def _cut(self, image: torch.Tensor, grid: TileGrid, window: Window, longer_side: int | None = None) -> torch.Tensor:
         """Cut a part of a picture out, resized to a longer side, CLIP's if it is not given.
@@ -208,14 +213,15 @@ class TiledClipSamModel(ClipSamModel):
             ClipSamStages: All results. The final map is the highest of those of the crops, each of which falls to the
             map's share outside its mask. A region that no crop has left keeps S_a, and is its own mask.
         """
+        ppg, cps, fusion = self.refinement
         grid, size = self.grid(image), tuple(anomaly_map.shape[-2:])
-        region = self.ppg.extreme_region(anomaly_map)  # (1, H, W)
-        side = round(self.sam.image_encoder.img_size * max(size) / max(grid.picture))
+        region = ppg.extreme_region(anomaly_map)  # (1, H, W)
+        side = round(cps.sam.image_encoder.img_size * max(size) / max(grid.picture))
         crops, left = plan_crops(region[0], anomaly_map[0], side)
         fused_map, mask = None, left[None]
         for crop in crops:
             logits, peak, iou = self._refine_crop(image, anomaly_map, grid, crop.window)
-            fused = self.fusion(anomaly_map, logits, peak, iou).clamp(0, 1)
+            fused = fusion(anomaly_map, logits, peak, iou).clamp(0, 1)
             fused_map = fused if fused_map is None else torch.maximum(fused_map, fused)
             mask = mask | (logits > 0)
         fused_map = anomaly_map if fused_map is None else torch.where(left, anomaly_map, fused_map)
@@ -225,14 +231,15 @@ class TiledClipSamModel(ClipSamModel):
         self, image: torch.Tensor, anomaly_map: torch.Tensor, grid: TileGrid, window: Window
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Ask SAM about a part: its logits on the picture's map ``(1, H, W)``, peak and predicted IoU ``(1,)``."""
+        ppg, cps, _ = self.refinement
         top, left, height, width = window
         at = (..., slice(top, top + height), slice(left, left + width))
-        features = self.encode(self._cut(image, grid, window, self.sam.image_encoder.img_size))
+        features = self.encode(self._cut(image, grid, window, cps.sam.image_encoder.img_size))
         self._check_finite("SAM's features", (features,))
         part = _resize_map(anomaly_map[at], scaled_size((height, width), self.map_size))
         with full_precision(image.device.type):
-            prompts = self.ppg(part, features)
-            cascade = self.cps(features, prompts, part)
+            prompts = ppg(part, features)
+            cascade = cps(features, prompts, part)
         logits = torch.full_like(anomaly_map, NO_LOGIT)
         logits[at] = frame_to_map(cascade.logits_3.squeeze(1), (height, width))
         return logits, prompts.peak, cascade.iou
@@ -243,7 +250,7 @@ NO_LOGIT = -1e4
 
 
 def join_scores(tiles: torch.Tensor, anomaly_map: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Give a picture's score: the mean of its most suspicious tile's, of the highest value of its map, and the whole's.
+    """Return a picture's score: the mean of its most suspicious tile's, of its map's highest value, and the whole's.
 
     The highest of many scores is high for good pictures too; the other two hold against it (``docs/ablation.md``).
 
@@ -267,7 +274,7 @@ def _resize_map(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 
-def _together(found: list[ClipSamStages], name: str) -> torch.Tensor | None:
-    """Join a result of several pictures; ``None`` where they have none."""
-    values = [getattr(stages, name) for stages in found]
-    return None if any(value is None for value in values) else torch.cat(values)
+def _together(values: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Join the results of several pictures or tiles; ``None`` where one has none."""
+    known = [value for value in values if value is not None]
+    return torch.cat(known) if len(known) == len(values) else None

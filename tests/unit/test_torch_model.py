@@ -145,6 +145,7 @@ def test_fields_and_shapes_of_the_stages(build: Build, size: tuple[int, int], ma
         "coords": ((2, POINTS, 2), torch.float32),
         "labels": ((2, POINTS), torch.int64),
         "peak": ((2,), torch.float32),
+        "text_map": ((2, *map_size), torch.float32),
     }
     found = {name: (tuple(value.shape), value.dtype) for name, value in tensors(stages)}
     assert found == expected
@@ -256,7 +257,7 @@ def test_without_refinement_the_map_is_clips() -> None:
     stages, batch = model.stages(image), model(image)
     assert torch.equal(batch.anomaly_map, stages.anomaly_map)
     assert batch.pred_mask is None
-    given = {"anomaly_map", "fused_map", "score"}
+    given = {"anomaly_map", "fused_map", "score", "text_map"}
     assert {f.name for f in fields(stages) if getattr(stages, f.name) is not None} == given
 
 

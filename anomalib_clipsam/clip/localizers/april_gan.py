@@ -19,6 +19,7 @@ from torch import nn
 from anomalib_clipsam.clip.build import run_block
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer, spaced_blocks
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ class AprilGanLocalizer(ViTLocalizer):
                 f"Taps {self.taps} do not fit {len(adapters)} adapters and {depth} blocks. "
                 "Name one block, counted from 1, for each adapter."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     @classmethod
     def build(
@@ -131,7 +132,7 @@ def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: i
             f"The adapter weights hold {found}, but this CLIP needs 'fc.<tap>.weight' of shape {(embed_dim, width)} "
             f"and 'fc.<tap>.bias' of shape {(embed_dim,)}. Take adapters trained with the same CLIP architecture."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     adapters = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(count))
     adapters.load_state_dict(state_dict)
     return adapters

@@ -22,6 +22,7 @@ from anomalib_clipsam.clip.build import encode_ensemble
 from anomalib_clipsam.clip.text_cache import cache_key, is_text, load_text, save_text
 from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserTypeError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,7 @@ class Localizer(nn.Module, ABC):
             self.class_name = class_name
 
     def text_of(self, class_name: str) -> torch.Tensor:
-        """Give the text directions of a class name, encoded when they are first asked for.
+        """Return the text directions of a class name, encoded when they are first asked for.
 
         Args:
             class_name (str): Name of the part.
@@ -172,7 +173,7 @@ class Localizer(nn.Module, ABC):
                 f"The text directions of '{class_name}' have the shape {shape}, and other numbers than this CLIP's: it "
                 f"needs two finite ones of {self.text_size}, of length 1. Calibrate anew without the checkpoint."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self._text_of[class_name] = text
         self.class_name = None
 
@@ -187,7 +188,7 @@ class Localizer(nn.Module, ABC):
         """
         del weights
         msg = f"{type(self).__name__} has no learned weights beside CLIP's. Leave them out."
-        raise TypeError(msg)
+        raise UserTypeError(msg)
 
     @abstractmethod
     def _encode_text(self, class_name: str) -> torch.Tensor:
@@ -199,7 +200,7 @@ class Localizer(nn.Module, ABC):
 
     @abstractmethod
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
-        """Give map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
+        """Return map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
 
     def with_taps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         """Locate what looks damaged, and give the features that references are compared by.

@@ -18,6 +18,7 @@ import torch
 
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ class DenseLocalizer(ViTLocalizer):
         self.vv_blocks = max(2, depth // 4) if vv_blocks is None else vv_blocks
         if not 1 <= self.vv_blocks <= depth:
             msg = f"vv_blocks must be between 1 and {depth}, the number of CLIP's blocks, not {vv_blocks}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     @classmethod
     def build(

@@ -22,6 +22,7 @@ from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,12 +94,12 @@ class LearnedPromptLocalizer(ViTLocalizer):
         super().__init__(clip, ensemble, image_size)
         if ensemble != PromptEnsemble():
             msg = "This localizer's prompts were learned. Leave `prompts` out, or choose localizer 'dense'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         depth = len(clip.visual.transformer.resblocks)
         self.second_blocks = max(1, depth * 19 // 24) if second_blocks is None else second_blocks
         if not 1 <= self.second_blocks <= depth:
             msg = f"second_blocks must be between 1 and {depth}, the number of CLIP's blocks, not {second_blocks}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.prompts = prompts
         self.register_buffer("gaussian", gaussian_matrix(image_size, SIGMA), persistent=False)
 
@@ -120,7 +121,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
         self._text_of, self.class_name = {}, None
 
     def text_of(self, class_name: str) -> torch.Tensor:
-        """Give the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
+        """Return the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
         if not self._text_of:
             logger.info("The prompts of this localizer were learned and name no class: the class name is not used.")
             self._text_of[class_name] = self._encode_in_full(class_name)
@@ -178,7 +179,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
 
     @abstractmethod
     def _score_embedding(self, tokens: torch.Tensor, patches: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
-        """Give the normalised image embedding ``(B, C)`` that the image score compares with the text.
+        """Return the normalised image embedding ``(B, C)`` that the image score compares with the text.
 
         Args:
             tokens (torch.Tensor): Tokens of CLIP's own path, the class token first, ``(B, L, D)``.

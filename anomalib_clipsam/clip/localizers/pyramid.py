@@ -32,6 +32,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
 from anomalib_clipsam.clip.taps import join_taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +133,7 @@ def deviations(stage: torch.Tensor) -> list[torch.Tensor]:
 
 
 def magnitude(stage: torch.Tensor) -> torch.Tensor:
-    """Give the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
+    """Return the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
     return (stage.square().mean(1, keepdim=True) + 1e-6).sqrt()
 
 
@@ -242,7 +243,7 @@ class PyramidLocalizer(ClipLocalizer):
             msg = (
                 f"clip_size is {image_size}; it must be a multiple of 32, the step of the tower's last stage, above 32."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         config = clip.visual.trunk.pretrained_cfg
         super().__init__(clip, ensemble, image_size, config["mean"], config["std"])
         self.pyramid = pyramid
@@ -308,7 +309,7 @@ class PyramidLocalizer(ClipLocalizer):
         return odds.sigmoid(), score.sigmoid(), self._tap_reference(image, taps) if tapped else ()
 
     def _tap_reference(self, image: torch.Tensor, taps: Taps) -> Taps:
-        """Give the stages that references compare."""
+        """Return the stages that references compare."""
         if self.reference_tower is None:
             return tuple(taps[stage] for stage in REFERENCE_STAGES)
         stages = self.reference_tower.forward_intermediates(
@@ -349,7 +350,7 @@ def _check_fit(module: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
             f"The adapter weights do not fit this CLIP: {len(wrong)} entries differ, such as '{wrong[0]}'. "
             "Take adapters that were trained with localizer='pyramid' and the same CLIP architecture."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 def build_pyramid(state_dict: dict[str, torch.Tensor], clip: CLIP, image_size: int) -> FeaturePyramid:

@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_clipsam.clip.build import attend, attend_alike, feed_forward, project, run_block
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -67,11 +68,11 @@ class ViTLocalizer(ClipLocalizer):
         super().__init__(clip, ensemble, image_size)
         if not hasattr(clip.visual, "transformer"):
             msg = "This localizer reads the tokens of a ViT, and this CLIP has a CNN. Choose localizer='pyramid'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         patch = clip.visual.patch_size[0]
         if image_size < patch or image_size % patch:
             msg = f"clip_size is {image_size}; it must be a multiple of the patch size, {patch}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.grid = (image_size // patch, image_size // patch)
         self.depth = len(clip.visual.transformer.resblocks)
         self.reference_taps = spaced_blocks(self.depth, 4)

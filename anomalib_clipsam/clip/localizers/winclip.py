@@ -20,6 +20,7 @@ from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.clip.taps import Taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserImportError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ class WinClipLocalizer(Localizer):
         super().__init__(ensemble)
         if ensemble != PromptEnsemble():
             msg = "Localizer 'winclip' makes its own prompts. Leave `prompts` out or choose localizer 'dense'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         from anomalib.models.image.winclip.torch_model import WinClipModel
 
         self.winclip = WinClipModel(apply_transform=False)
@@ -54,7 +55,7 @@ class WinClipLocalizer(Localizer):
                 "Localizer 'winclip' calls anomalib's WinClipModel, which gives wrong scores with this open_clip. "
                 "Run: pip install 'open_clip_torch>=2.24,<2.26.1'"
             )
-            raise ImportError(msg)
+            raise UserImportError(msg)
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)

@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.taps import Taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.distances.features import Reference, nearest_similarity, patches_of, spread
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def smooth_scores(scores: torch.Tensor, embeddings: torch.Tensor, windows: tuple
     """
     if not windows or min(windows) < 1 or max(windows) > len(scores):
         msg = f"The windows {windows} do not fit a batch of {len(scores)} pictures. Choose numbers from 1 to that."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     scaled = (scores - scores.min()) / (scores.max() - scores.min()).clamp(min=torch.finfo(scores.dtype).eps)
     similarity = embeddings @ embeddings.T  # (N, N)
     means = []
@@ -140,16 +141,16 @@ class BatchReference(Reference):
         super().__init__(join, sigma)
         if not 0 < share <= 1:
             msg = f"share is {share}, but it is a share of the other pictures. Choose a number above 0, 1 at most."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         sizes = ((1,) if join else MUSC_SIZES) if sizes is None else tuple(sizes)
         if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
             msg = f"sizes is {sizes}, but a neighbourhood has an odd side. Choose numbers such as 1, 3, 5."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.share = share
         self.sizes = sizes
 
     def keep(self, taps: Taps) -> Taps:
-        """Give what must be kept of some pictures until all have come: features in half precision.
+        """Return what must be kept of some pictures until all have come: features in half precision.
 
         Args:
             taps (tuple[torch.Tensor, ...]): Grids ``(B, C_t, h_t, w_t)``.
@@ -183,7 +184,7 @@ class BatchReference(Reference):
                 f"{len(kept[0])} pictures are too few to judge each other, {LEAST_PICTURES} are needed. "
                 "Give more pictures, or choose references='self'."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         grids = []
         for tap in kept:
             grid = tap.to(device or tap.device).float()
@@ -192,11 +193,11 @@ class BatchReference(Reference):
         return torch.stack(grids, dim=1)
 
     def _scores(self, tap: torch.Tensor, size: int) -> torch.Tensor:
-        """Give the mutual scores ``(N, h, w)`` of one tap and neighbourhood."""
+        """Return the mutual scores ``(N, h, w)`` of one tap and neighbourhood."""
         return mutual_scores(self._patches(tap, size), self.share).unflatten(1, tap.shape[-2:])
 
     def _patches(self, tap: torch.Tensor, size: int) -> torch.Tensor:
-        """Give the normalised patches ``(N, P, C)`` of one tap and neighbourhood."""
+        """Return the normalised patches ``(N, P, C)`` of one tap and neighbourhood."""
         # joined stages weigh the same by their norms, which another normalisation would undo
         return patches_of(tap if self.join and size == 1 else aggregate_neighbours(tap, size))
 
@@ -244,7 +245,7 @@ class BatchReference(Reference):
         return torch.stack(grids, dim=1)
 
     def parts(self, count: int, taps: Taps, limit: int) -> int:
-        """Say into how many subsets a batch is divided where it does not fit into memory.
+        """Find into how many subsets a batch is divided where it does not fit into memory.
 
         Args:
             count (int): Number of pictures N.
@@ -272,4 +273,4 @@ class BatchReference(Reference):
                     f"{count} pictures of this size do not fit into {limit} bytes, in subsets of {LEAST_PICTURES} or "
                     f"more: {size} of them need {needed}. Choose a smaller clip_size, or references='self'."
                 )
-                raise ValueError(msg)
+                raise UserValueError(msg)

@@ -24,6 +24,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from anomalib_clipsam.clip.taps import Taps, join_taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 SIGMA_CANVAS = 256
 """Longer side of the map, in pixels, that ``sigma`` counts on. It scales with the map."""
@@ -37,7 +38,7 @@ def patches_of(tap: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_similarity(patches: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-    """Give the cosine similarity of each patch to the most similar one of a memory.
+    """Return the cosine similarity of each patch to the most similar one of a memory.
 
     Args:
         patches (torch.Tensor): Normalised patches ``(..., P, C)``.
@@ -68,7 +69,7 @@ def spread(patches: torch.Tensor, most: int) -> torch.Tensor:
 
 
 def peak_score(distance_map: torch.Tensor, share: float = 0.01) -> torch.Tensor:
-    """Give a picture's own score: the mean of the highest values of its map. [ours]
+    """Return a picture's own score: the mean of the highest values of its map. [ours]
 
     Args:
         distance_map (torch.Tensor): ``(B, H, W)``.
@@ -100,12 +101,12 @@ class Reference(nn.Module, ABC):
         super().__init__()
         if not 0 <= sigma < float("inf"):
             msg = f"sigma is {sigma}, but it is a length in pixels. Choose 0, for no smoothing, or a number above it."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.join = join
         self.sigma = sigma
 
     def features(self, taps: Taps) -> Taps:
-        """Give what is compared: the taps, or the one tap that they are joined to.
+        """Return what is compared: the taps, or the one tap that they are joined to.
 
         Args:
             taps (tuple[torch.Tensor, ...]): T grids ``(B, C_t, h_t, w_t)``.
@@ -118,14 +119,14 @@ class Reference(nn.Module, ABC):
         """
         if not taps:
             msg = "There are no features to compare. Let the localizer give at least one tap."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         taps = tuple(tap.float() for tap in taps)
         if self.join:
             return join_taps(taps)
         grids = {tuple(tap.shape[-2:]) for tap in taps}
         if len(grids) > 1:
             msg = f"The taps have grids of several sizes, {sorted(grids)}. Set join=True to bring them to one."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return taps
 
     def to_map(self, distances: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -163,7 +164,7 @@ class PictureReference(Reference):
         """
 
     def forward(self, taps: Taps, size: tuple[int, int]) -> torch.Tensor:
-        """Give the map of distances.
+        """Return the map of distances.
 
         Args:
             taps (tuple[torch.Tensor, ...]): T grids ``(B, C_t, h_t, w_t)``.

@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 
 from anomalib_clipsam.clip.taps import Taps
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.distances.features import PictureReference, nearest_similarity, patches_of, spread
 
 
@@ -54,7 +55,7 @@ class FewShotReference(PictureReference):
         super().__init__(join, sigma)
         if memory_limit < 1:
             msg = f"memory_limit is {memory_limit}, but the memory needs patches. Choose 1 or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.memory_limit = memory_limit
         self._names: tuple[str, ...] = ()
 

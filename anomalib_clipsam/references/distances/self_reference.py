@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from anomalib_clipsam.clip.taps import Taps
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.distances.features import PictureReference, patches_of
 
 
@@ -34,7 +35,7 @@ class SelfReference(PictureReference):
         super().__init__(join, sigma)
         if not 0 < share <= 1:
             msg = f"share is {share}, but it is a share of the picture's patches. Choose a number above 0, 1 at most."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.share = share
 
     def distances(self, features: Taps) -> torch.Tensor:

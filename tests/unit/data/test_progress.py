@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from anomalib_clipsam.data.good_parts import WatchedViews
 from anomalib_clipsam.data.progress import progress
+from anomalib_clipsam.references.judge import View
 
 
 class Tasks:
@@ -54,10 +55,12 @@ def test_looks_at_good_parts_advance_rich_s_bar_by_one_a_picture() -> None:
     model = SimpleNamespace(
         count_views=lambda image: image.shape[-1],
         join=None,
-        looks=lambda image: ((torch.zeros(number, 3, 3),) for number in counts[image.shape[-1]]),
+        views=lambda image: (
+            View(torch.zeros(number, 3, 3), torch.zeros(number)) for number in counts[image.shape[-1]]
+        ),
     )
     with progress(trainer(bar), "Looking", 2) as advance:
         for width in counts:
             seen = list(WatchedViews(model, advance).views(torch.zeros(1, 3, 1, width)))
-            assert [len(look[0]) for look in seen] == counts[width]
+            assert [len(view.map) for view in seen] == counts[width]
     assert bar.progress.done == {("Looking", 2): pytest.approx(2)}

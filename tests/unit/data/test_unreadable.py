@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_clipsam.data import unreadable as pictures
+from anomalib_clipsam.data import files
 from anomalib_clipsam.data.files import find_fault
 from anomalib_clipsam.data.unreadable import PictureCheck, check_transform
 
@@ -187,10 +187,10 @@ def test_large_pictures_are_decoded_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, most: int
 ) -> None:
     """In one thread: memory that others have freed may stay theirs."""
-    monkeypatch.setattr(pictures, "LARGE", large)
+    monkeypatch.setattr(files, "LARGE", large)
     for index in range(16):
         PICTURE.save(tmp_path / f"{index}.png")  # 2400 pixels
-    decode, seen = pictures._decode, []
+    decode, seen = files._decode, []
     together = threading.Barrier(most, timeout=20)
 
     def watched(image: Image.Image, mode: str) -> str | None:
@@ -198,7 +198,7 @@ def test_large_pictures_are_decoded_one_after_the_other(
         together.wait()  # so many are inside at once, or this raises
         return decode(image, mode)
 
-    monkeypatch.setattr(pictures, "_decode", watched)
+    monkeypatch.setattr(files, "_decode", watched)
     dataset = PredictDataset(tmp_path)
     PictureCheck().leave_out(dataset)
     assert len(dataset) == len(seen) == 16

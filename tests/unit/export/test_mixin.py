@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.export import mixin as export
+from anomalib_clipsam.export import onnx_file, openvino_file
 from anomalib_clipsam.export.parts import LocalizerPart, RefinerPart
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.sam.encoder import BIAS_BYTES
@@ -37,18 +37,18 @@ def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarra
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", export.OPSET)]), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", onnx_file.OPSET)]), path)
     return path
 
 
 @pytest.mark.parametrize(("limit", "files"), [(2**31, 1), (100, 2)])
 def test_one_file_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, files: int) -> None:
-    monkeypatch.setattr(export, "ONE_FILE_BYTES", limit)
+    monkeypatch.setattr(onnx_file, "ONE_FILE_BYTES", limit)
     constants = {"added": np.arange(3000, dtype=np.float32).reshape(3, 1000, 1)}
     path = save(tmp_path / "m.onnx", [helper.make_node("Add", ["input", "added"], ["output"])], constants)
     external = {"save_as_external_data": True, "location": "m.onnx.data", "size_threshold": 0}
     onnx.save(onnx.load(path), path, **external)
-    export._finish_onnx(path, {"class_name": "capsule"})
+    onnx_file.finish_onnx(path, {"class_name": "capsule"})
     assert len(list(tmp_path.iterdir())) == files
     model = onnx.load(path)  # with its weights, from wherever they are
     assert [(row.key, row.value) for row in model.metadata_props] == [("class_name", "capsule")]
@@ -86,7 +86,7 @@ def test_metadata(model: ClipSam) -> None:
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "openvino", "nncf"])
 def test_missing_package(model: ClipSam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    monkeypatch.setattr(export, "module_available", lambda name: name != missing)
+    monkeypatch.setattr(openvino_file, "module_available", lambda name: name != missing)
     with pytest.raises(ModuleNotFoundError, match=rf"needs {missing}\. Run: pip install {missing}$"):
         model.to_openvino(tmp_path, compression_type="int8")
     assert not list(tmp_path.iterdir())
@@ -113,7 +113,7 @@ def test_types_are_named(tmp_path: Path) -> None:
         helper.make_node("CastLike", ["whole", "input"], ["output"]),
     ]
     path = save(tmp_path / "cast.onnx", nodes, {})
-    export._finish_onnx(path, {})
+    onnx_file.finish_onnx(path, {})
     found = [(node.op_type, node.attribute[0].i) for node in onnx.load(path).graph.node if "Cast" in node.op_type]
     assert found == [("Cast", TensorProto.INT64), ("Cast", TensorProto.FLOAT)]
     image = np.array([[[[1.7]], [[-1.2]], [[0.5]]]], dtype=np.float32)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def labelled(scores: list[float], labels: list[int], pixels: list[float] | None 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3, 0.7], [0.3, 0.2, 0.1, 0.30001]])
 def test_the_picture_that_the_threshold_comes_from_is_defective(scores: list[float]) -> None:
-    """anomalib's threshold is the score of the one defective picture, which nothing is above."""
+    """Anomalib's threshold is the score of the one defective picture, which nothing is above."""
     post_processor = labelled(scores, [0, 0, 0, 1])
     result = post_processor(
         InferenceBatch(pred_score=torch.tensor(scores), anomaly_map=torch.tensor(scores).view(-1, 1, 1))
@@ -308,7 +309,7 @@ def test_the_outline_is_the_map_s(value: float) -> None:
 
 def test_a_lower_threshold_makes_outlines_grow() -> None:
     outlines = [decide(ClipSamPostProcessor(pixel_threshold=value)) for value in (0.95, 0.8, 0.5, 0.25, 0.05)]
-    for small, large in zip(outlines, outlines[1:], strict=False):
+    for small, large in pairwise(outlines):
         assert (large | small).equal(large)
     assert [int(mask.sum()) for mask in outlines] == [3, 3, 6, 8, 12]
 
@@ -469,7 +470,8 @@ def test_a_graph_decides_as_a_pass(tmp_path: Path) -> None:
     assert label.tolist() == [False, False, True, True, True]
     by_label = whole & label.view(-1, 1, 1)
     assert 0 < mask.sum() < by_label.sum() < whole.sum()  # each rule takes some away
-    assert mask[3].any() and not whole[3].any()  # and the hottest place is added
+    assert mask[3].any()  # and the hottest place is added
+    assert not whole[3].any()
     names = {"image": image.numpy(), "score": score.numpy(), "map": anomaly_map.numpy()}
     session = onnxruntime.InferenceSession(tmp_path / "post.onnx", providers=["CPUExecutionProvider"])
     for found, expected in zip(session.run(["label", "mask"], names), (label, mask), strict=True):

@@ -348,9 +348,9 @@ def test_pictures_are_named_by_their_hashes() -> None:
 def test_no_rotated_copy_of_a_part_helps_to_judge_it() -> None:
     shown = []
 
-    def looks_at(image: torch.Tensor) -> list[tuple]:
+    def looks_at(image: torch.Tensor) -> list[View]:
         shown.append(image)
-        return [(torch.zeros(1, *SIZE), torch.zeros(1), (image,))]
+        return [View(torch.zeros(1, *SIZE), torch.zeros(1), (image,))]
 
     viewer = SimpleNamespace(count_views=len, views=looks_at, join=lambda _, answers: next(iter(answers)))
     judge, parts = judge_of(k_shot=2, rotate=True), torch.rand(2, 3, 4, 6)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomalib_clipsam.tiling import blending, crops
 from anomalib_clipsam.tiling import layout as tiles
 from anomalib_clipsam.tiling import torch_model as tiled_model
 
@@ -25,10 +26,10 @@ def test_the_example_places_tiles_as_the_package_does(whole: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 7, 100])
 def test_the_example_weighs_tiles_as_the_package_does(length: int) -> None:
-    expected = tiles.blend_weights(length, EXAMPLE["OVERLAP"], torch.device("cpu"))
+    expected = blending.blend_weights(length, EXAMPLE["OVERLAP"], torch.device("cpu"))
     np.testing.assert_allclose(EXAMPLE["window"](length), expected.numpy(), atol=1e-6)
 
 
 def test_the_example_has_the_package_s_numbers() -> None:
     assert EXAMPLE["WHOLE_WEIGHT"] == tiled_model.WHOLE_WEIGHT
-    assert (EXAMPLE["LARGEST_MAP"], EXAMPLE["MAX_CROPS"]) == (tiles.LARGEST_MAP, tiles.MAX_CROPS)
+    assert (EXAMPLE["LARGEST_MAP"], EXAMPLE["MAX_CROPS"]) == (tiles.LARGEST_MAP, crops.MAX_CROPS)
