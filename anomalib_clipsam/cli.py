@@ -140,10 +140,10 @@ def add_decision(command: ArgumentParser) -> _ArgumentGroup:
     decision.add_argument(
         "--false-alarms",
         type=float,
-        default=0.15,
+        default=0.2,
         metavar="SHARE",
         help="wished share of good pictures that are called defective; good parts and a batch set the threshold for it "
-        "(default: 0.15)",
+        "(default: 0.2)",
     )
     return decision
 
@@ -343,9 +343,9 @@ def app(command: ArgumentParser) -> Run:
     command.add_argument(
         "--false-alarms",
         type=float,
-        default=0.15,
+        default=0.2,
         metavar="SHARE",
-        help="wished share of good pictures that are called defective, beside good parts (default: 0.15)",
+        help="wished share of good pictures that are called defective, beside good parts (default: 0.2)",
     )
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)"

@@ -19,9 +19,8 @@ asked = 0
 for path in sys.argv[3:]:
     pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255  # (height, width, 3)
     image = pixels.transpose(2, 0, 1)[None]
-    names = ["pred_score", "pred_label", "clip_map", "suspicious"]
-    score, label, clip_map, suspicious = localizer.run(names, {"input": image})
-    mask = np.zeros(clip_map.shape, dtype=bool)
+    names = ["pred_score", "pred_label", "clip_map", "suspicious", "pred_mask"]
+    score, label, clip_map, suspicious, mask = localizer.run(names, {"input": image})
     # As it is, the answers are those of the whole model: a picture that is called good has an empty mask.
     if suspicious[0] and label[0]:
         (mask,) = refiner.run(["pred_mask"], {"input": image, "clip_map": clip_map})

@@ -208,8 +208,8 @@ class ClipSamExport:
 
         The **localizer** takes ``input`` as :meth:`to_onnx` says, and gives ``pred_score`` and ``pred_label``, which
         SAM has no part in; ``anomaly_map``, CLIP's alone, normalised; ``clip_map``, the same before that, for the
-        refiner; and ``suspicious`` ``(B,)`` bool, whether the image has a region to ask SAM about. Where it has none,
-        this is the whole model's answer, with an empty mask.
+        refiner; ``suspicious`` ``(B,)`` bool, whether the image has a region to ask SAM about; and ``pred_mask``, the
+        outline by CLIP's map. Where it is not suspicious, this is the whole model's answer.
 
         The **refiner** takes ``input``, the same images, and ``clip_map``, and gives ``anomaly_map`` and ``pred_mask``.
         It does not know the verdict: where ``pred_label`` is False, the whole model's mask is empty.

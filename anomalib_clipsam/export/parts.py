@@ -44,7 +44,7 @@ class LocalizerPart(Part):
     """What comes before SAM. See :func:`to_parts`."""
 
     NAME = "localizer"
-    OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "clip_map", "suspicious")
+    OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "clip_map", "suspicious", "pred_mask")
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Localize.
@@ -62,7 +62,8 @@ class LocalizerPart(Part):
         processed = self.pipeline.post_process(predictions, image.shape[-2:])
         suspicious = model.ppg.extreme_region(clip_map).flatten(1).any(dim=1)
         # The map is two outputs, and the exporter wants a tensor for each: hence the copy.
-        return processed.pred_score, processed.pred_label, processed.anomaly_map, clip_map.clone(), suspicious
+        told = processed.pred_score, processed.pred_label, processed.anomaly_map
+        return *told, clip_map.clone(), suspicious, processed.pred_mask
 
 
 class RefinerPart(Part):

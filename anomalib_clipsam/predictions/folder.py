@@ -47,7 +47,7 @@ Entry = dict[str, Any]
 State = list[int]
 """Bytes of a file, and when it was changed last, in nanoseconds: what tells that a picture is still the same."""
 
-COLUMNS = ("file", "score", "threshold", "label", "reason", "class_name", "mask_area")
+COLUMNS = ("file", "score", "threshold", "label", "class_name", "mask_area", "reason")
 REGION_COLUMNS = ("file", "x0", "y0", "x1", "y1", "area", "score")
 MADE = ("predictions.csv", "regions.csv", "predictions.jsonl", "coco.json")
 

@@ -22,7 +22,7 @@ class Combination(nn.Module):
     The text counts as far as it exceeds what it says of good pictures: its log-odds are shifted so that its level on
     these is 0.5. A text that calls every good part damaged says nothing, then, of one that it calls no more damaged.
     Compared with the excess as a share of what is left above the level, and with log-odds that are added, this was the
-    best on ten training sets (``docs/ablation.md``). [ours]
+    best on training sets (``docs/ablation.md``). [ours]
 
     Geometric means and means of logits, each with its best share, were within 0.013 of its F1-max on photographs
     with drawn-in defects, for each kind of reference.

@@ -125,4 +125,5 @@ def test_an_export_runs_and_says_the_same(files: dict[str, str], parts: Path) ->
     expected = ClipSam(**GIVEN, **files, class_name="part", refine=False).eval()(picture)
     assert found["anomaly_map"].max() > 0.1
     for name, values in expected._asdict().items():
-        torch.testing.assert_close(torch.from_numpy(found[name]), values, atol=1e-5, rtol=0)
+        rounded = 1e-4 if name == "pred_score" else 1e-5  # scores have four decimals now
+        torch.testing.assert_close(torch.from_numpy(found[name]), values, atol=rounded, rtol=0)

@@ -314,8 +314,6 @@ def test_parts_give_what_the_whole_gives(pipeline: Pipeline, drawn: Path) -> Non
         suspicious.append(bool(answer["suspicious"][0]))
         if suspicious[-1]:
             answer |= refiner(images, clip_map=answer["clip_map"])
-        else:
-            answer["pred_mask"] = np.zeros(answer["anomaly_map"].shape, dtype=bool)
         answer["pred_mask"] &= answer["pred_label"][:, None, None]
         asked += suspicious[-1] and bool(answer["pred_label"][0])
         for name, expected in whole(images).items():

@@ -128,7 +128,9 @@ def test_never_outside_0_to_1(mode: str, weight: float) -> None:
 
 @pytest.mark.parametrize("mode", ["", "sum", "Weighted"])
 def test_unknown_mode(mode: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown fusion '{mode}'. Choose one of cautious, weighted, gate, mask"):
+    with pytest.raises(
+        ValueError, match=f"Unknown fusion '{mode}'. Choose one of agreement, cautious, weighted, gate, mask"
+    ):
         Fusion(mode)
 
 

@@ -72,7 +72,7 @@ def test_tables_have_every_picture_once_in_the_order_of_files(tmp_path: Path, fi
         "coco.json, masks."
     )
     out = tmp_path / "out"
-    nothing = {"threshold": "", "label": "good", "mask_area": "0", "score": "0.25"}
+    nothing = {"threshold": "", "label": "good", "mask_area": "0", "score": "0.25", "reason": ""}
     assert rows(out / "predictions.csv") == [
         {"file": files[0], "class_name": "a", **nothing},
         {"file": files[1], "class_name": "b", **nothing},
@@ -83,6 +83,7 @@ def test_tables_have_every_picture_once_in_the_order_of_files(tmp_path: Path, fi
             "label": "defective",
             "class_name": "a",
             "mask_area": "12",
+            "reason": "score above the threshold",
         },
     ]
     (region,) = rows(out / "regions.csv")
@@ -93,6 +94,7 @@ def test_tables_have_every_picture_once_in_the_order_of_files(tmp_path: Path, fi
         "score": 0.75,
         "threshold": None,
         "label": "defective",
+        "reason": "score above the threshold",
         "class_name": "a",
         "width": 8,
         "height": 6,

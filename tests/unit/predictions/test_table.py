@@ -30,7 +30,7 @@ def test_mask_and_boxes_are_in_pixels_of_the_file(tmp_path: Path) -> None:
         pred_score=torch.tensor(0.25),
         pred_label=torch.tensor(False),
     )
-    assert to_line(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100")
+    assert to_line(item) == (str(path), "0.2500", "good", str(52 * 8), "0 20 20 40; 392 98 400 100", "")
 
 
 @pytest.mark.parametrize("name", [None, "gone.png"])
@@ -39,12 +39,12 @@ def test_without_a_file_mask_and_boxes_are_in_pixels_of_the_image(tmp_path: Path
     mask[1:3, 4:9] = True
     path = None if name is None else str(tmp_path / name)
     item = ImageItem(image=torch.zeros(3, 10, 40), image_path=path, pred_mask=mask)
-    assert to_line(item) == (path or "", "", "", str(2 * 5 * 2 * 4), "16 2 36 6")
+    assert to_line(item) == (path or "", "", "", str(2 * 5 * 2 * 4), "16 2 36 6", "")
 
 
 def test_image_without_a_file_and_a_mask() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), pred_score=torch.tensor(0.5))
-    assert to_line(item) == ("", "0.5000", "", "", "")
+    assert to_line(item) == ("", "0.5000", "", "", "", "")
 
 
 def test_name_that_is_not_utf_8_does_not_stop_the_table(tmp_path: Path) -> None:
@@ -54,12 +54,15 @@ def test_name_that_is_not_utf_8_does_not_stop_the_table(tmp_path: Path) -> None:
     items = [ImageItem(image=torch.zeros(3, 4, 6), image_path=name, pred_score=torch.tensor(0.5)) for name in names]
     table.on_predict_start(Mock(), Mock())
     table.on_predict_batch_end(Mock(), Mock(), Mock(), items, 0)
-    assert path.read_text(encoding="utf-8").splitlines()[1:] == ["caf\\udce9.png,0.5000,,,", "caf\u00e9.png,0.5000,,,"]
+    assert path.read_text(encoding="utf-8").splitlines()[1:] == [
+        "caf\\udce9.png,0.5000,,,,",
+        "caf\u00e9.png,0.5000,,,,",
+    ]
 
 
 def test_what_is_not_predicted_is_left_empty() -> None:
     item = ImageItem(image=torch.zeros(3, 5, 5), image_path="a.png", pred_label=torch.tensor(True))
-    assert to_line(item) == ("a.png", "", "defective", "", "")
+    assert to_line(item) == ("a.png", "", "defective", "", "", "score above the threshold")
 
 
 def test_each_of_several_processes_adds_its_lines(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_each_of_several_processes_adds_its_lines(tmp_path: Path) -> None:
             table.on_predict_start(trainer, Mock())
         item = ImageItem(image=torch.zeros(3, 4, 6), image_path=f"{name}.png", pred_score=torch.tensor(0.5))
         table.on_predict_batch_end(trainer, Mock(), Mock(), [item], 0)
-    assert path.read_text().splitlines()[1:] == ["b.png,0.5000,,,", "a.png,0.5000,,,"]
+    assert path.read_text().splitlines()[1:] == ["b.png,0.5000,,,,", "a.png,0.5000,,,,"]
     first.strategy.barrier.assert_called_once_with()
 
 
@@ -99,8 +102,22 @@ def test_lines_are_written_batch_by_batch_and_an_old_table_is_replaced(tmp_path:
         (table.on_predict_start, table.on_predict_batch_end),
     ):
         start(Mock(), Mock())
-        assert path.read_text().splitlines() == ["file,score,label,mask_area,boxes"]
+        assert path.read_text().splitlines() == ["file,score,label,mask_area,boxes,reason"]
         end(Mock(), Mock(), Mock(), items[:2], 0)
-        assert path.read_text().splitlines()[1:] == ["a.png,0.5000,,,", "b.png,0.5000,,,"]
+        assert path.read_text().splitlines()[1:] == ["a.png,0.5000,,,,", "b.png,0.5000,,,,"]
         end(Mock(), Mock(), Mock(), items[2:], 1)
-        assert path.read_text().splitlines()[3:] == ["c.png,0.5000,,,"]
+        assert path.read_text().splitlines()[3:] == ["c.png,0.5000,,,,"]
+
+
+@pytest.mark.parametrize(
+    ("label", "explanation", "expected"),
+    [
+        (True, "unlike every good part", "unlike every good part"),
+        (True, "", "score above the threshold"),
+        (True, None, "score above the threshold"),
+        (False, "", ""),
+    ],
+)
+def test_a_line_has_the_reason(label: bool, explanation: str | None, expected: str) -> None:
+    item = ImageItem(image=torch.zeros(3, 5, 5), pred_label=torch.tensor(label), explanation=explanation)
+    assert to_line(item)[-1] == expected
