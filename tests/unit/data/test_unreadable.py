@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -125,6 +126,22 @@ def test_values_that_eight_bits_do_not_hold(tmp_path: Path, values: np.ndarray, 
     """The reader of anomalib would clip them: a grey picture of 16 bits would be all white."""
     Image.fromarray(values).save(tmp_path / "picture.tiff")
     assert re.match(fault, find_fault(tmp_path / "picture.tiff"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
+@pytest.mark.parametrize(("highest", "bits"), [(1023, 10), (4095, 12), (65535, None)])
+def test_colours_of_fewer_bits_than_the_file_s_are_refused(
+    tmp_path: Path, suffix: str, highest: int, bits: int | None
+) -> None:
+    """Pillow keeps the top byte of 16 bits: a stain on a part from a camera of 12 bits was scored as a black frame."""
+    path, values = tmp_path / f"picture.{suffix}", np.full((8, 9, 3), highest // 2, np.uint16)
+    values[2, 3] = highest
+    assert cv2.imwrite(str(path), values)
+    fault = find_fault(path)
+    if bits is None:
+        assert fault is None
+    else:
+        assert fault.startswith(f"has 16 bits a channel and no value above {highest}, as from a camera of {bits} bits")
 
 
 def test_other_things_than_files(tmp_path: Path) -> None:
