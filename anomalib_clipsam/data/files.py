@@ -35,6 +35,10 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 LARGE = 2**25
 """Pixels above which pictures are decoded one after the other: PIL takes up to 4 bytes for each."""
 
+PAGED = (".tif", ".tiff", ".png", ".webp")
+"""Endings of files that may have several pages."""
+NEW_SUBFILE_TYPE = 254
+"""TIFF's tag whose first bit marks a reduced copy of another page."""
 DARK = 64
 """A colour picture of 16 bits whose values all have a top byte below this has 14 bits or fewer in them: PIL, which
 keeps the top byte, makes it nearly black."""
@@ -119,6 +123,29 @@ def _is_deep(arguments: object) -> bool:
     """Whether a decoder of PIL's, by its arguments, drops the lower byte of each value of a colour picture."""
     texts = arguments if isinstance(arguments, tuple) else (arguments,)
     return any(";16" in str(text) for text in texts) or (texts[0] == "RGB" and texts[-1] == 65535)
+
+
+def count_pages(path: str | Path) -> int:
+    """Count the pages of a TIFF, or the frames of an animation. Reduced copies in a pyramid are none.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        int: Their number; 1 for a file that cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1)
+            if image.format != "TIFF" or frames == 1:
+                return frames
+            pages = 0
+            for frame in range(frames):
+                image.seek(frame)
+                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1
+            return pages
+    except Exception:  # noqa: BLE001  # each of PIL's decoders raises what it likes; `find_fault` says what it is
+        return 1
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -30,7 +30,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_clipsam.data import files
-from anomalib_clipsam.data.files import find_fault
+from anomalib_clipsam.data.files import count_pages, find_fault
 from anomalib_clipsam.data.unreadable import PictureCheck, check_transform
 
 if TYPE_CHECKING:
@@ -142,6 +142,24 @@ def test_colours_of_fewer_bits_than_the_file_s_are_refused(
         assert fault is None
     else:
         assert fault.startswith(f"has 16 bits a channel and no value above {highest}, as from a camera of {bits} bits")
+
+
+def test_pages_that_nobody_looks_at_are_said(tmp_path: Path) -> None:
+    """Three defective pages passed, since the first one was good."""
+    PICTURE.save(tmp_path / "one.png")
+    PICTURE.save(tmp_path / "shots.tiff", save_all=True, append_images=[PICTURE, PICTURE])
+    PICTURE.save(tmp_path / "moving.png", save_all=True, append_images=[PICTURE.transpose(Image.Transpose.ROTATE_180)])
+    assert [count_pages(tmp_path / name) for name in ("one.png", "shots.tiff", "moving.png", "none.png")] == [
+        1,
+        3,
+        2,
+        1,
+    ]
+    check = PictureCheck()
+    check.leave_out(PredictDataset(tmp_path))
+    (note,) = check.notes
+    assert note.startswith("Of files with several pages, only the first page is scored.")
+    assert note.endswith(f"{tmp_path / 'moving.png'} has 2; {tmp_path / 'shots.tiff'} has 3.")
 
 
 def test_other_things_than_files(tmp_path: Path) -> None:
