@@ -136,8 +136,10 @@ class ClipSam(ClipSamExport, ClipSamCheckpoint, ClipSamReferences, AnomalibModul
         image_threshold (float | None): Image score above which a picture is defective, in [0, 1], before anomalib
             normalises it so that 0.5 is the threshold. Defaults to ``None``: as labels, good parts or the batch say,
             else 0.5.
-        pixel_threshold (float | None): The same for the final map's pixels: a connected part of SAM's mask stays where
-            the map's mean in it passes. Defaults to ``None``.
+        pixel_threshold (float | None): The same for the final map's pixels: the outline is where the map is above it.
+            Defaults to ``None``.
+        false_alarms (float): Wished share of good pictures that are called defective, which good parts and the batch
+            set the threshold for, from 0.001 to 0.5. A few pictures cannot promise it. Defaults to ``0.15``.
         min_area (int): Smallest connected part of a mask that stays, in pixels of the file. Defaults to ``0``, any.
         keep_good_masks (bool): Whether a picture that is called good keeps its mask. Defaults to ``False``: it is
             empty.
@@ -193,6 +195,7 @@ class ClipSam(ClipSamExport, ClipSamCheckpoint, ClipSamReferences, AnomalibModul
         fusion: FusionArguments | None = None,
         image_threshold: float | None = None,
         pixel_threshold: float | None = None,
+        false_alarms: float = 0.15,
         min_area: int = 0,
         keep_good_masks: bool = False,
         precision: str = "float32",

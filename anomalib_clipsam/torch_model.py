@@ -21,12 +21,12 @@ from anomalib.data import InferenceBatch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.compute.precision import check_precision, encoders_in
-from anomalib_clipsam.method.checks import check_images
+from anomalib_clipsam.method.checks import check_images, is_blank
 from anomalib_clipsam.method.frame import resize_image, scaled_size
 from anomalib_clipsam.method.fusion import Fusion, image_score
 from anomalib_clipsam.method.refiner import SamRefiner
 from anomalib_clipsam.method.stages import ClipSamStages
-from anomalib_clipsam.references.judge import Answer, View
+from anomalib_clipsam.references.judge import Answer, View, decide_unlike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -180,7 +180,16 @@ class ClipSamModel(SamRefiner):
         if answer is not None:
             return None, answer
         view = self.view(image)
-        return view.map, Answer(*view[:2]) if self.judge is None else self.judge(*view)
+        answer = Answer(*view[:2]) if self.judge is None else self.judge(*view)
+        return view.map, self._finish(image, answer)
+
+    def _finish(self, image: torch.Tensor, answer: Answer) -> Answer:
+        """Put thresholds at 0.5; where no other picture is known, a frame without structure is defective."""
+        if self.judge is not None:
+            answer = self.judge.finish(answer)
+            if self.judge.knows_others or self.judge.calibration.raw:
+                return answer
+        return answer._replace(score=decide_unlike(answer.score, is_blank(image)))
 
     def count_views(self, image: torch.Tensor) -> int:
         """Count the views of pictures ``(B, 3, height, width)``: each is seen as a whole."""

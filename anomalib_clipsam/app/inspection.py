@@ -22,12 +22,14 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anomalib_clipsam.data.files import FORMATS, find_fault
 from anomalib_clipsam.drawing.panels import FOUND, fit, heat, orientation_of, outline, upright
 from anomalib_clipsam.drawing.stages import CROPS, draw_crops, draw_prompts
-from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, printable
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted, printable
 from anomalib_clipsam.lightning_model import ClipSam
 from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
 from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
 from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
 from anomalib_clipsam.references import Thresholds, build_judge
+from anomalib_clipsam.references.bounds import FALSE_ALARMS, check_false_alarms
+from anomalib_clipsam.references.judge import reasons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,9 +96,15 @@ class Inspector:
     Args:
         weights (str): As ``weights`` of :class:`~anomalib_clipsam.lightning_model.ClipSam`. Defaults to ``"lite"``.
         tiles (int | str | None): As ``tiles`` of the same. Defaults to ``None``.
+        false_alarms (float): As ``false_alarms`` of the same. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
     """
 
-    def __init__(self, weights: str = "lite", tiles: int | str | None = None) -> None:
+    def __init__(
+        self, weights: str = "lite", tiles: int | str | None = None, false_alarms: float = FALSE_ALARMS
+    ) -> None:
+        check_false_alarms(false_alarms)
+        self.false_alarms = false_alarms
         self.model = ClipSam(weights=weights, tiles=tiles).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._lock = Lock()  # the model holds one class name and one set of good parts at a time
 
@@ -144,15 +152,19 @@ class Inspector:
         model = self.model.model
         with self._lock:
             if parts:
-                judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
+                judge = build_judge(model.localizer, "none", len(parts), {}, false_alarms=self.false_alarms)
+                judge = judge.to(self.model.device)
                 model = model.judged_by(judge)
             model.set_class_name(class_name)
             if parts:
                 judge.learn(torch.cat(parts), model)
             shown = self._fitted(image)
             stages = model.stages(shown)
-        if parts and stages.unlike is not None and stages.unlike.any():
-            notes.append("It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?")
+        (why,) = reasons(stages.score, model.judge)
+        if why:
+            notes.append(f"It is defective whatever the threshold: {why}. Is it the same part, seen in the same way?")
+        if parts and judge.copies:
+            notes.append(f"{counted(len(judge.copies), 'good part')} of {len(parts)} shows what an earlier one shows.")
         picture = fit(image, PANEL)
         steps = {"Text and good parts" if parts else "CLIP map": heat(picture, stages.anomaly_map[0])}
         orientation = orientation_of(path)
@@ -191,8 +203,7 @@ def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.
     Args:
         look (Look): What the networks said.
         image_threshold (float): Score above which the picture is defective, in [0, 1]. Defaults to ``0.5``.
-        pixel_threshold (float): A connected part of SAM's mask stays where the mean of the map is above it, in [0, 1].
-            Defaults to ``0.5``.
+        pixel_threshold (float): The outline is where the map is above it, in [0, 1]. Defaults to ``0.5``.
 
     Returns:
         Decision: Verdict and mask.
@@ -211,7 +222,7 @@ def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.
         regions=len(boxes),
         share=mask.float().mean().item(),
         outlined=upright(outline(look.picture, mask, FOUND), look.orientation),
-        map=upright(heat(look.picture, decided.anomaly_map[0]), look.orientation),
+        map=upright(heat(look.picture, decided.anomaly_map[0], pixel_threshold), look.orientation),
     )
 
 

@@ -55,17 +55,22 @@ def fit(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize([max(1, round(side * size / longer)) for side in picture.size], Image.Resampling.BICUBIC)
 
 
-def heat(picture: Image.Image, anomaly_map: torch.Tensor) -> Image.Image:
+def heat(picture: Image.Image, anomaly_map: torch.Tensor, threshold: float | None = None) -> Image.Image:
     """Lay a map over a picture, as colours that fade out where the map is low: what is good stays as it is.
 
     Args:
         picture (Image.Image): The picture.
-        anomaly_map (torch.Tensor): ``(H, W)`` in [0, 1], of any size; 0.5 is the threshold.
+        anomaly_map (torch.Tensor): ``(H, W)`` in [0, 1], of any size.
+        threshold (float | None): Value from which on colours are those of a defect, as the outline has it. Defaults to
+            ``None``, 0.5.
 
     Returns:
         Image.Image: A new picture.
     """
     values = _resized(anomaly_map.nan_to_num(), picture).clamp(0, 1)
+    if threshold is not None and 0 < threshold < 1:  # the threshold becomes 0.5
+        above = 0.5 + (values - threshold) / (1 - threshold) / 2
+        values = torch.where(values < threshold, values / threshold / 2, above)
     opacity = ((values - FAINT) / (THRESHOLD - FAINT)).clamp(0, 1) * OPACITY
     return Image.composite(visualize_anomaly_map(values), picture, to_pil_image(opacity))
 

@@ -32,12 +32,38 @@ def image_threshold(pl_module: Any) -> float | None:
     Returns:
         float | None: The threshold; ``None`` where no such post-processor is, or where it has none.
     """
+    return _threshold(pl_module, "image")
+
+
+def _threshold(pl_module: Any, level: str) -> float | None:
     post_processor = getattr(pl_module, "post_processor", None)
     if not getattr(post_processor, "enable_thresholding", False):
         return None
-    name = "normalized_image_threshold" if post_processor.enable_normalization else "image_threshold"
+    name = f"normalized_{level}_threshold" if post_processor.enable_normalization else f"{level}_threshold"
     threshold = float(getattr(post_processor, name))
     return None if math.isnan(threshold) else threshold
+
+
+def pixel_threshold(pl_module: Any) -> float | None:
+    """Give the threshold of the maps that a model's post-processor has left in a batch. See :func:`image_threshold`."""
+    return _threshold(pl_module, "pixel")
+
+
+def written(score: float | None, threshold: float | None) -> tuple[str, str]:
+    """Write a score and its threshold with as many decimals as tell which is higher: two, else four.
+
+    Args:
+        score (float | None): The score; ``None`` for none.
+        threshold (float | None): Its threshold; ``None`` for none.
+
+    Returns:
+        tuple[str, str]: Both; empty for none.
+    """
+    digits = 2
+    if None not in (score, threshold) and f"{score:.2f}" == f"{threshold:.2f}" and score != threshold:
+        digits = 4
+    score_text, threshold_text = ("" if value is None else f"{value:.{digits}f}" for value in (score, threshold))
+    return score_text, threshold_text
 
 
 def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple[int, int, int] | None, str]:
@@ -50,13 +76,17 @@ def heading(item: ImageItem, threshold: float | None = None) -> tuple[str, tuple
     Returns:
         tuple[str, tuple[int, int, int] | None, str]: Verdict, its colour, and figures, as :func:`sheet` takes them.
     """
-    figures = [] if item.pred_score is None else [f"score {float(item.pred_score):.2f}"]
-    figures += [] if threshold is None else [f"threshold {threshold:.2f}"]
+    score = None if item.pred_score is None else float(item.pred_score)
+    figures = [
+        f"{name} {text}" for name, text in zip(("score", "threshold"), written(score, threshold), strict=True) if text
+    ]
     if item.pred_label is None:
         return "Not judged", None, "   ".join(figures)
     defective = bool(item.pred_label)
+    if defective and item.explanation:
+        figures.append(item.explanation)
     if defective and item.pred_mask is not None and not item.pred_mask.any():
-        figures.append("nothing outlined: no region passes as a whole")
+        figures.append("nothing outlined")
     if item.gt_label is not None and bool(item.gt_label) != defective:
         figures.append("a false alarm: labelled good" if defective else "missed: labelled defective")
     return "Defective" if defective else "Good", FOUND if defective else POSITIVE, "   ".join(figures)

@@ -33,7 +33,7 @@ from anomalib_clipsam.drawing.panels import (
     upright,
 )
 from anomalib_clipsam.drawing.stages import draw_stages
-from anomalib_clipsam.drawing.verdict import heading, image_threshold, read_picture
+from anomalib_clipsam.drawing.verdict import heading, image_threshold, pixel_threshold, read_picture
 from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
@@ -142,22 +142,26 @@ class ResultVisualizer(PictureVisualizer):
     def draw(self, pl_module: LightningModule, image: torch.Tensor, item: ImageItem) -> Image.Image:
         """Draw the picture of an image, see :meth:`PictureVisualizer.draw`."""
         del image
-        return self.visualize(item, image_threshold(pl_module))
+        return self.visualize(item, image_threshold(pl_module), pixel_threshold(pl_module))
 
     def visualize(
-        self, predictions: ImageItem | ImageBatch, threshold: float | None = None
+        self,
+        predictions: ImageItem | ImageBatch,
+        threshold: float | None = None,
+        map_threshold: float | None = None,
     ) -> Image.Image | list[Image.Image]:
         """Draw what was found.
 
         Args:
             predictions (ImageItem | ImageBatch): Post-processed predictions, of an image or of a batch.
             threshold (float | None): Threshold of the score, for the line above. Defaults to ``None``: it is left out.
+            map_threshold (float | None): Threshold of the map, for its colours. Defaults to ``None``, 0.5.
 
         Returns:
             Image.Image | list[Image.Image]: The picture, or one per image of the batch.
         """
         if not isinstance(predictions, ImageItem):
-            return [self.visualize(item, threshold) for item in predictions]
+            return [self.visualize(item, threshold, map_threshold) for item in predictions]
         item = predictions
         picture, orientation = fit(read_picture(item), self.field_size), orientation_of(item.image_path)
         panels = {"picture": picture}
@@ -165,7 +169,7 @@ class ResultVisualizer(PictureVisualizer):
             panels["true mask"] = outline(picture, item.gt_mask.squeeze(), TRUTH)
         if item.anomaly_map is not None:
             legend = LEGEND if upright(picture, orientation).width >= LEGEND_WIDTH else ""
-            panels[f"map{legend}"] = heat(picture, item.anomaly_map.squeeze())
+            panels[f"map{legend}"] = heat(picture, item.anomaly_map.squeeze(), map_threshold)
         if item.pred_mask is not None:
             panels["outline"] = outline(picture, item.pred_mask.squeeze(), FOUND)
         panels = {title: upright(panel, orientation) for title, panel in panels.items()}

@@ -23,14 +23,17 @@ import torch
 from anomalib.deploy import CompressionType, ExportType
 from anomalib.models.components.base.export_mixin.utils import create_export_root
 from torch import nn
+from torch.export import Dim
 
 from anomalib_clipsam import __version__
 from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.export.onnx_file import finish_onnx, onnx_arguments
-from anomalib_clipsam.export.openvino_file import check_compression, check_installed, compress, write_openvino
-from anomalib_clipsam.export.parts import EXAMPLE, INPUTS, LocalizerPart, RefinerPart
+from anomalib_clipsam.export.openvino_file import check_compression, check_installed, compress, convert, write_openvino
+from anomalib_clipsam.export.parts import EXAMPLE, INPUTS, LocalizerPart, Part, RefinerPart
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anomalib.data import AnomalibDataModule
     from torchmetrics import Metric
 
@@ -226,20 +229,6 @@ class ClipSamExport:
         """
         export_type = ExportType(export_type)
         compression = None if compression_type is None else CompressionType(compression_type)
-        self._check_parts(export_type, compression)
-        image = torch.zeros(EXAMPLE, device=self.device)
-        localizer, refiner = LocalizerPart(self).eval(), RefinerPart(self).eval()
-        with torch.no_grad():
-            clip_map = localizer(image)[3]
-        path, metadata = create_export_root(export_root, export_type) / model_file_name, self.export_metadata()
-        first, second = (
-            _write_part(part, example, path, export_type, compression, metadata)
-            for part, example in ((localizer, (image,)), (refiner, (image, clip_map)))
-        )
-        return first, second
-
-    def _check_parts(self, export_type: ExportType, compression: CompressionType | None) -> None:
-        """Raise if the parts cannot be exported in this way."""
         if self.model.sam is None:
             msg = "With refine=False there is no SAM to split off. Export the model with `to_onnx` or `to_openvino`."
             raise UserValueError(msg)
@@ -251,6 +240,40 @@ class ClipSamExport:
             check_compression(compression, None)
         check_installed("onnx", "onnxscript")
         self._check_graph(None)
+        folder, metadata = create_export_root(export_root, export_type), self.export_metadata()
+        paths = []
+        for part, example, shapes in self._parts():
+            path = folder / f"{model_file_name}_{part.NAME}.onnx"
+            with TemporaryDirectory() as scratch:
+                onnx_path = path if export_type is ExportType.ONNX else Path(scratch) / path.name
+                torch.onnx.export(
+                    part,
+                    example,
+                    str(onnx_path),
+                    dynamo=True,
+                    **onnx_arguments(),
+                    input_names=INPUTS[: len(example)],
+                    output_names=part.OUTPUTS,
+                    dynamic_shapes=shapes,
+                )
+                finish_onnx(onnx_path, metadata)
+                if export_type is ExportType.OPENVINO:
+                    path = path.with_suffix(".xml")
+                    write_openvino(convert(onnx_path, compression), path, metadata, compression)
+            paths.append(path)
+        return paths[0], paths[1]
+
+    def _parts(self) -> Iterator[tuple[Part, tuple[torch.Tensor, ...], tuple[dict[int, Dim], ...]]]:
+        """Yield each part of the method, example inputs, and the names of their sizes."""
+        image = torch.zeros(EXAMPLE, device=self.device)
+        localizer, refiner = LocalizerPart(self).eval(), RefinerPart(self).eval()
+        with torch.no_grad():
+            clip_map = localizer(image)[3]
+        # one name for the batch size of both inputs of the refiner
+        batch, height, width = (Dim(name) for name in ("batch_size", "height", "width"))
+        sizes = {0: batch, 2: height, 3: width}
+        yield localizer, (image,), (sizes,)
+        yield refiner, (image, clip_map), (sizes, {0: batch})
 
     def _check_graph(self, input_size: tuple[int, int] | None) -> None:
         """Raise if a graph cannot hold the model, or if nothing brings images of any size to the one it is made for."""
@@ -287,40 +310,3 @@ class ClipSamExport:
                 "class_name."
             )
             raise UserValueError(msg)
-
-
-def _write_part(
-    part: LocalizerPart | RefinerPart,
-    example: tuple[torch.Tensor, ...],
-    path: Path,
-    export_type: ExportType,
-    compression: CompressionType | None,
-    metadata: dict[str, str],
-) -> Path:
-    """Write a part of the model to ``<path>_<name of the part>``, with the ending of its kind; return the file."""
-    # one name for the batch size of both inputs of the refiner
-    batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
-    shapes = ({0: batch, 2: height, 3: width}, {0: batch})
-    path = path.with_name(f"{path.name}_{part.NAME}.onnx")
-    with TemporaryDirectory() as scratch:
-        onnx_path = path if export_type is ExportType.ONNX else Path(scratch) / path.name
-        torch.onnx.export(
-            part,
-            example,
-            str(onnx_path),
-            dynamo=True,
-            **onnx_arguments(),
-            input_names=INPUTS[: len(example)],
-            output_names=part.OUTPUTS,
-            dynamic_shapes=shapes[: len(example)],
-        )
-        finish_onnx(onnx_path, metadata)
-        if export_type is ExportType.OPENVINO:
-            import openvino
-
-            path = path.with_suffix(".xml")
-            model = openvino.convert_model(onnx_path)
-            if compression is CompressionType.INT8:
-                model = compress(model, compression, None)
-            write_openvino(model, path, metadata, compression)
-    return path

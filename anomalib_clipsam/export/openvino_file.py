@@ -94,6 +94,14 @@ def _is_encoder_layer(node: Node) -> bool:
     return source.get_type_name() == "Constant" and any(part in source.get_friendly_name() for part in ENCODER_BLOCKS)
 
 
+def convert(path: Path, compression: CompressionType | None) -> Model:
+    """Read an ONNX file into OpenVINO, its weights in 8 bits if that is asked for."""
+    import openvino
+
+    model = openvino.convert_model(path)
+    return compress(model, compression, None) if compression is CompressionType.INT8 else model
+
+
 def write_openvino(model: Model, path: Path, metadata: dict[str, str], compression: CompressionType | None) -> None:
     """Write OpenVINO's two files, with metadata, and say how to load them."""
     import openvino as ov

@@ -24,7 +24,7 @@ EXAMPLE = (2, 3, 32, 32)
 """Shape of the images that are traced. With one image, torch would fix the batch size."""
 
 
-class _Part(nn.Module):
+class Part(nn.Module):
     """A part of the pipeline.
 
     Args:
@@ -40,7 +40,7 @@ class _Part(nn.Module):
         return (pre_processor(image) if pre_processor else image).clamp(0, 1)
 
 
-class LocalizerPart(_Part):
+class LocalizerPart(Part):
     """What comes before SAM. See :func:`to_parts`."""
 
     NAME = "localizer"
@@ -65,7 +65,7 @@ class LocalizerPart(_Part):
         return processed.pred_score, processed.pred_label, processed.anomaly_map, clip_map.clone(), suspicious
 
 
-class RefinerPart(_Part):
+class RefinerPart(Part):
     """SAM's part: PPG, CPS and fusion. See :func:`to_parts`."""
 
     NAME = "refiner"

@@ -20,7 +20,9 @@ from anomalib_clipsam.errors.errors import UserValueError
 
 SMALLEST = 1e-6
 """What is divided by is no smaller."""
-FUSIONS = ("cautious", "weighted", "gate", "mask")
+FUSIONS = ("agreement", "cautious", "weighted", "gate", "mask")
+SURE_LOGIT = 3.0
+"""SAM's logits count up to this far from 0."""
 
 
 class FusionArguments(TypedDict, total=False):
@@ -36,6 +38,9 @@ class Fusion(nn.Module):
     With c the highest S_a at the image's positive points, so that a doubtful region cannot outshout the map, and
     m = sigmoid(L_3):
 
+    - ``"agreement"``: the log-odds of S_a, plus w D^2 L_3 / 2, with L_3 clamped to [-3, 3]. D says how far mask and map
+      agree: Dice of where L_3 > 0 and where S_a > 0.5, the threshold. So SAM moves the border of what the map shows,
+      and where mask and map disagree the map stays as it is. [ours]
     - ``"cautious"``: (1 - w) S_a + w m (S_a + t (c - S_a)). Outside the mask the map falls to its share 1 - w; inside,
       it rises towards c only as far as the mask is trusted: t, the IoU that SAM predicts for the mask times the mean
       of min(S_a / c, 1) in it. A mask that swallows the whole part, most of which the map calls good, changes nothing
@@ -45,14 +50,14 @@ class Fusion(nn.Module):
     - ``"mask"``: c where L_3 > 0, else 0.
 
     Args:
-        mode (str): One of the four. Defaults to ``"cautious"``.
-        weight (float): w, the mask's share in the first two, in [0, 1]. Defaults to ``0.3``.
+        mode (str): One of the five. Defaults to ``"agreement"``.
+        weight (float): w, the mask's share in the first three, in [0, 1]. Defaults to ``0.3``.
 
     Raises:
         ValueError: If the mode is unknown or the weight is outside [0, 1].
     """
 
-    def __init__(self, mode: str = "cautious", weight: float = 0.3) -> None:
+    def __init__(self, mode: str = "agreement", weight: float = 0.3) -> None:
         super().__init__()
         if mode not in FUSIONS:
             msg = f"Unknown fusion '{mode}'. Choose one of {', '.join(FUSIONS)}."
@@ -80,7 +85,14 @@ class Fusion(nn.Module):
         asked = (peak > 0).view(-1, 1, 1)
         level = peak.view(-1, 1, 1)
         mask = logits > 0
-        if self.mode == "cautious":
+        if self.mode == "agreement":
+            moved = (
+                self.weight
+                * agreement(anomaly_map, logits).view(-1, 1, 1).square()
+                * logits.clamp(-SURE_LOGIT, SURE_LOGIT)
+            )
+            fused = (torch.logit(anomaly_map, eps=SMALLEST) + moved / 2).sigmoid()
+        elif self.mode == "cautious":
             share = logits.sigmoid()
             trust = trust_in_mask(anomaly_map, share, peak, iou).view(-1, 1, 1)
             within = anomaly_map + trust * (level - anomaly_map)
@@ -93,6 +105,21 @@ class Fusion(nn.Module):
         else:
             fused = torch.where(mask, level, 0.0)
         return torch.where(asked, fused, anomaly_map)
+
+
+def agreement(anomaly_map: torch.Tensor, logits: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+    """Dice of the mask and of what the map shows above its threshold. [ours]
+
+    Args:
+        anomaly_map (torch.Tensor): S_a, ``(B, H, W)`` in [0, 1].
+        logits (torch.Tensor): L_3, ``(B, H, W)``.
+        threshold (float): Of the map. Defaults to ``0.5``.
+
+    Returns:
+        torch.Tensor: D, ``(B,)`` in [0, 1]; 0 where either is empty.
+    """
+    shown, mask = (anomaly_map > threshold).float(), (logits > 0).float()
+    return 2 * (shown * mask).sum(dim=(-2, -1)) / (shown + mask).sum(dim=(-2, -1)).clamp(min=1)
 
 
 def trust_in_mask(

@@ -100,7 +100,9 @@ def build_model(configuration: Configuration, class_name: str) -> ClipSamModel:
         ppg=ppg if of.refine else None,
         cps=CascadedPrompts(load_sam(of.sam, of.sam_file), **of.cps) if of.refine else None,
         fusion=fusion if of.refine else None,
-        judge=build_judge(localizer, of.references, of.k_shot, of.reference_options, in_tiles=of.tiling is not None),
+        judge=build_judge(
+            localizer, of.references, of.k_shot, of.reference_options, of.tiling is not None, of.false_alarms
+        ),
         class_name=class_name,
         precision=of.precision,
     )

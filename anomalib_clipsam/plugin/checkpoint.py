@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from anomalib_clipsam.compute.hashing import hash_weights
-from anomalib_clipsam.errors.errors import UserValueError, counted
-from anomalib_clipsam.plugin.checkpoint_file import check_entries, naming
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted
+from anomalib_clipsam.method.fusion import FUSIONS, Fusion
+from anomalib_clipsam.plugin.checkpoint_file import UNREADABLE, check_entries, naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -42,6 +44,8 @@ DECISIVE = ("localizer", "clip_size", "prompts", "tiles", "tile_overlap")
 SAVED = {"class_name": str, "sentences": (list, tuple), "text": torch.Tensor, "weights": dict}
 GOOD_PARTS = {"memory": list, "calibration": tuple, "thresholds": tuple, "common": float, "sources": (list, tuple)}
 """What these entries of a checkpoint hold at least, and its types."""
+LATER = {"levels": tuple, "text": tuple, "unlike": float}
+"""What the good parts have since thresholds lie at 0.5."""
 
 
 def frozen_weights(model: ClipSamModel, names: Mapping[str, str | None]) -> dict[str, dict[str, str]]:
@@ -126,8 +130,36 @@ def find_entry(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for name, entries in (("references", {"references": str}), ("good_parts", GOOD_PARTS)):
         if saved.get(name) is not None:
             check_entries(saved[name], entries)
+    parts = saved.get("good_parts") or {}
+    check_entries(parts, {name: kind for name, kind in LATER.items() if name in parts})
     check_entries(saved["weights"], {"localizer": dict})  # one made without SAM fits a model with SAM too
     return saved
+
+
+def read_compared(path: Path) -> dict[str, Any]:
+    """Read what the pictures of a checkpoint were compared with.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        dict[str, Any]: ``references``, ``k_shot`` and ``reference_options`` for a model that takes it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or another model has made it.
+    """
+    if not path.is_file():
+        msg = f"There is no checkpoint {path}. Correct the path, or leave it out to calibrate anew."
+        raise UserFileNotFoundError(msg)
+    with naming(path, UNREADABLE):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    saved = find_entry(checkpoint)
+    given = checkpoint.get("hyper_parameters") or {}
+    parts = len(saved["good_parts"]["sources"]) if saved.get("good_parts") else 0
+    rule = saved.get("references") or {"references": "none"}
+    references = None if parts else rule["references"]
+    return {"references": references, "k_shot": parts, "reference_options": given.get("reference_options")}
 
 
 def refuse_others(
@@ -167,6 +199,29 @@ def refuse_others(
         raise UserValueError(msg)
     _refuse_references(saved, _rule(model), k_shot)
     return differ
+
+
+def use_as_before(model: ClipSamModel, saved: dict[str, Any], configuration: Configuration) -> None:
+    """Let a model join maps as the one did that a checkpoint was made with, where its user has not said how.
+
+    Earlier versions had other defaults, and the checkpoint's thresholds are of their maps and scores.
+
+    Args:
+        model (ClipSamModel): The model.
+        saved (dict[str, Any]): The checkpoint's entry.
+        configuration (Configuration): What the user has said.
+    """
+    settings = saved.get("settings", {})
+    if model.fusion is not None and not configuration.fusion and settings.get("fusion.mode") in FUSIONS:
+        model.fusion = Fusion(settings["fusion.mode"], settings.get("fusion.weight", model.fusion.weight))
+    rule = saved.get("references") or {}
+    share = rule.get("text_score_share")
+    if model.judge is not None and "text_score_share" not in configuration.reference_options and _is_share(share):
+        model.judge.combination.text_score_share = share
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float | int) and 0 <= value <= 1
 
 
 def warn_of_differences(differ: dict[str, tuple[Any, Any]]) -> None:
@@ -234,6 +289,7 @@ class ClipSamCheckpoint:
                 localizer or ``clip_size``; or if an entry is missing or no such thing.
         """
         saved = find_entry(checkpoint)
+        use_as_before(self.model, saved, self.configuration)
         localizer, weights = self.model.localizer, self.frozen_weights()
         differ = refuse_others(saved, self.model, self.configuration.localizer, weights, self.k_shot)
         super().on_load_checkpoint(checkpoint)

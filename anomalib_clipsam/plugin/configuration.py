@@ -16,6 +16,7 @@ from anomalib_clipsam.method.cps import CpsArguments
 from anomalib_clipsam.method.fusion import FusionArguments
 from anomalib_clipsam.method.ppg import PpgArguments
 from anomalib_clipsam.references import REFERENCES, ReferenceOptions
+from anomalib_clipsam.references.bounds import check_false_alarms
 from anomalib_clipsam.tiling.layout import Tiling
 from anomalib_clipsam.weights.load import find_learned
 from anomalib_clipsam.weights.table import LEARNED, find_sam, get_weights, learned_for
@@ -54,6 +55,7 @@ class Configuration:
         cps (CpsArguments): What was set of the cascade.
         fusion (FusionArguments): What was set of the fusion.
         precision (str): What the image encoders compute in.
+        false_alarms (float): Wished share of good pictures that are called defective.
     """
 
     pair: WeightPair
@@ -75,6 +77,7 @@ class Configuration:
     cps: CpsArguments
     fusion: FusionArguments
     precision: str
+    false_alarms: float
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Configuration:
@@ -94,6 +97,7 @@ class Configuration:
         localizer = _name_localizer(given, pair)
         _find_localizer(localizer, given["adapters"])
         references, options = _references(given, pair, in_tiles=tiling is not None)
+        check_false_alarms(given["false_alarms"])
         configuration = cls(
             pair=pair,
             clip=pair.clip,
@@ -114,6 +118,7 @@ class Configuration:
             cps=group(given["cps"], CpsArguments, "cps"),
             fusion=group(given["fusion"], FusionArguments, "fusion"),
             precision=given["precision"],
+            false_alarms=given["false_alarms"],
         )
         return replace(configuration, clip=_clip_row(given, pair, configuration.learned_for(None)))
 

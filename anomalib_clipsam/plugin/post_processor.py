@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib_clipsam authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's pre- and post-processor, fitted to a model whose scores and maps are probabilities."""
+"""anomalib's post-processor, fitted to a model whose scores and maps are probabilities."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.metrics import F1AdaptiveThreshold
 from anomalib.post_processing import PostProcessor
 from PIL import Image
+from torchmetrics.utilities.data import dim_zero_cat
 
 from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.regions import measure_parts
@@ -22,16 +24,44 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
 
+DIGITS = 4
+"""Decimals of a score. Processes and batches differ in the seventh; what is decided is what is printed."""
+HOTTEST = 0.9
+"""Share of its highest value that the map has in the outline of a picture that is called defective, though nowhere does
+the map pass the pixel threshold. [ours]"""
+
+
+class ThresholdBetween(F1AdaptiveThreshold):
+    """anomalib's adaptive threshold, put halfway from the lowest score that it calls defective to the next lower one.
+
+    The threshold of the highest F1 is one of the scores, chosen as what is not below it is defective. The
+    post-processor calls defective what is above it, and so not the very picture that the threshold comes from.
+    """
+
+    def compute(self) -> torch.Tensor:
+        """Give the threshold.
+
+        Returns:
+            torch.Tensor: Without a dimension.
+        """
+        value = super().compute()
+        if not (self._has_anomalous_samples() and self._has_normal_samples()):
+            return value
+        scores = dim_zero_cat(self.preds).to(value)
+        lower = scores.masked_fill(scores >= value, -torch.inf).amax()
+        return torch.where(lower.isfinite(), (lower + value) / 2, torch.nextafter(value, value - 1))
+
+
 class ClipSamPostProcessor(PostProcessor):
-    """anomalib's post-processor for scores and maps that are probabilities already, and for SAM's mask.
+    """anomalib's post-processor for scores and maps that are probabilities already.
 
     Without a validation pass its thresholds are 0.5 and its range is 0 to 1, so that an unlabelled folder gets labels
     and masks; a validation pass replaces them, except those set by hand. Scores and maps are normalised as by anomalib:
     0.5 is the threshold.
 
-    Of the mask that the model gives, a connected part stays where the mean of the final map in it passes the pixel
-    threshold, so calibration, ``pixel_sensitivity`` and a threshold by hand move masks too. A picture that is called
-    good has an empty mask. [ours]
+    The mask is where the final map passes the pixel threshold, in a picture that is called defective; where it passes
+    nowhere, the hottest place. So a lower threshold makes every outline grow. Scores are rounded to four decimals, as
+    they are printed, before they are compared, but never across 0.5. [ours]
 
     Args:
         image_threshold (float | None): Image score above which a picture is defective, in [0, 1], before normalisation.
@@ -54,6 +84,8 @@ class ClipSamPostProcessor(PostProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._image_threshold_metric = ThresholdBetween(fields=["pred_score", "gt_label"], strict=False)
+        self._pixel_threshold_metric = ThresholdBetween(fields=["anomaly_map", "gt_mask"], strict=False)
         self.by_hand = {"image": image_threshold, "pixel": pixel_threshold}
         for name, value in self.by_hand.items():
             if value is not None and not 0 <= value <= 1:
@@ -132,28 +164,35 @@ class ClipSamPostProcessor(PostProcessor):
         """End the calibration. One label alone says nothing of a threshold: what references said stays."""
         super().on_validation_epoch_end(trainer, pl_module)
         self.calibrated, self._labels = len(self._labels) == 2, set()
-        if not self.calibrated and self._given is not None:
-            self.use_thresholds(*self._given)
+        if not self.calibrated:
+            for name in ("image", "pixel"):  # a few good pictures do not say how far scores go
+                self._fix(name, getattr(self, f"_{name}_threshold").item())
+            if self._given is not None:
+                self.use_thresholds(*self._given)
         self._fix_by_hand()
 
     def post_process_batch(self, batch: Batch) -> None:
-        """Normalise and threshold a batch, and decide which parts of its masks stay.
+        """Normalise and threshold a batch.
 
         Args:
             batch (Batch): Batch with predictions; ``min_area`` is counted in pixels of its files, or of its images
                 where they have no files.
         """
-        anomaly_map, mask = batch.anomaly_map, batch.pred_mask
-        super().post_process_batch(batch)
+        given, label = batch.pred_mask, batch.pred_label
+        batch.pred_label = batch.pred_mask = None
+        if self.enable_normalization:
+            self.normalize_batch(batch)
         areas = None
         if self.min_area:
             paths = batch.image_path or [None] * len(batch.image)
             pixels = [_pixels(path, batch.image.shape[-2:]) for path in paths]
             areas = torch.tensor(pixels, device=batch.image.device).view(-1, 1, 1)
-        batch.pred_mask = self._filter_regions(mask, batch.pred_mask, anomaly_map, batch.pred_label, areas)
+        batch.pred_score, batch.pred_label, batch.pred_mask = self._decide(
+            batch.pred_score, label, batch.anomaly_map, given, areas
+        )
 
     def forward(self, predictions: InferenceBatch, image_size: Sequence[int] | None = None) -> InferenceBatch:
-        """Normalise and threshold predictions, and decide which parts of their masks stay.
+        """Normalise and threshold predictions.
 
         Args:
             predictions (InferenceBatch): What :class:`anomalib_clipsam.torch_model.ClipSamModel` gives; a
@@ -165,53 +204,68 @@ class ClipSamPostProcessor(PostProcessor):
             InferenceBatch: Scores and maps ``(B,)`` and ``(B, H, W)`` in [0, 1], labels and masks.
         """
         processed = super().forward(predictions)
-        label = processed.pred_label if predictions.pred_label is None else predictions.pred_label
-        mask = self._filter_regions(
+        score, label, mask = self._decide(
+            processed.pred_score,
+            predictions.pred_label,
+            processed.anomaly_map,
             predictions.pred_mask,
-            processed.pred_mask,
-            predictions.anomaly_map,
-            label,
             None if image_size is None else image_size[0] * image_size[1],
         )
-        return processed._replace(pred_label=label, pred_mask=mask)
+        return processed._replace(pred_score=score, pred_label=label, pred_mask=mask)
 
-    def _filter_regions(
+    def _decide(
         self,
-        given: torch.Tensor | None,
-        over_threshold: torch.Tensor | None,
-        anomaly_map: torch.Tensor | None,
+        score: torch.Tensor | None,
         label: torch.Tensor | None,
+        anomaly_map: torch.Tensor | None,
+        given: torch.Tensor | None,
         pixels: torch.Tensor | int | None,
-    ) -> torch.Tensor | None:
-        """Decide which parts of masks stay.
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Decide about normalised predictions.
 
         Args:
-            given (torch.Tensor | None): The model's own masks, ``(B, H, W)`` bool.
-            over_threshold (torch.Tensor | None): Where the normalised map passes the threshold, ``(B, H, W)`` bool.
-            anomaly_map (torch.Tensor | None): The map before it was normalised, ``(B, H, W)``.
-            label (torch.Tensor | None): Verdicts, ``(B,)`` bool; ``None`` without thresholds.
+            score (torch.Tensor | None): Scores ``(B,)``.
+            label (torch.Tensor | None): Verdicts ``(B,)`` that are known already.
+            anomaly_map (torch.Tensor | None): Maps ``(B, H, W)``.
+            given (torch.Tensor | None): The model's own masks ``(B, H, W)`` bool, which stay where nothing is decided.
             pixels (torch.Tensor | int | None): Pixels of each file, ``(B, 1, 1)``, or of all of them.
 
         Returns:
-            torch.Tensor | None: Masks, ``(B, H, W)`` bool.
+            tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]: Scores, verdicts ``(B,)`` bool, and
+            masks ``(B, H, W)`` bool.
         """
-        mask = over_threshold if given is None else given
-        if mask is None:
-            return None
-        if label is not None and not self.keep_good_masks:
-            mask = mask & label.view(-1, 1, 1)
-        by_mean = given is not None and anomaly_map is not None and self.enable_thresholding
-        if not (by_mean or self.min_area) or not (torch.compiler.is_compiling() or mask.any()):
-            return mask
-        mean, area = measure_parts(mask, mask.float() if anomaly_map is None else anomaly_map)
-        if by_mean:
-            if self.enable_normalization:
-                mean = self._normalize(mean, self.pixel_min, self.pixel_max, self.pixel_threshold)
-            mask = mask & self._apply_threshold(mean, self.normalized_pixel_threshold)
-        if self.min_area:
+        if score is not None:
+            steps = _steps(score)
+            if self.enable_normalization:  # 0.5 is the threshold
+                half = 0.5 * 10**DIGITS
+                steps = torch.where(score > 0.5, steps.clamp(min=half + 1), steps.clamp(max=half))
+            score = steps / 10**DIGITS
+            if label is None and self.enable_thresholding:
+                label = self._apply_threshold(steps, _steps(self.normalized_image_threshold))
+        mask = given
+        if anomaly_map is not None and self.enable_thresholding:
+            mask = self._outline(anomaly_map, label)
+        if mask is not None and self.min_area and mask.dtype == torch.bool:
             height, width = mask.shape[-2:]
+            _, area = measure_parts(mask, mask.float())
             mask = mask & (area * (height * width if pixels is None else pixels) >= self.min_area * height * width)
-        return mask
+        return score, label, mask
+
+    def _outline(self, anomaly_map: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+        """Give the masks ``(B, H, W)`` of normalised maps; the map itself without a threshold, as anomalib does."""
+        mask = self._apply_threshold(anomaly_map, self.normalized_pixel_threshold)
+        if label is None or mask.dtype != torch.bool:
+            return mask
+        peak = anomaly_map.amax(dim=(-2, -1), keepdim=True)
+        defective = label.bool().view(-1, 1, 1)
+        bare = defective & ~mask.flatten(1).any(dim=1).view(-1, 1, 1)
+        mask = mask | (bare & (anomaly_map >= HOTTEST * peak) & (peak > 0))
+        return mask if self.keep_good_masks else mask & defective
+
+
+def _steps(score: torch.Tensor) -> torch.Tensor:
+    """Count the steps of :data:`DIGITS` decimals in scores: whole numbers, which compare without an error."""
+    return (score * 10**DIGITS).round()
 
 
 def _fix_after_loading(post_processor: ClipSamPostProcessor, _incompatible_keys: Any) -> None:

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_clipsam.errors.errors import NotFiniteError, printable
 from anomalib_clipsam.plugin.kept_predictions import PredictionStore
 from anomalib_clipsam.plugin.part_names import asking_about
+from anomalib_clipsam.references.judge import reasons
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -58,21 +59,21 @@ class Predictor:
         Returns:
             Batch: The batch with predictions.
         """
-        return _answer(batch, self._predictions(model, batch))
+        return _answer(model, batch, self._predictions(model, batch))
 
     def validate(self, model: ClipSamModel, batch: Batch) -> Batch:
         """Predict a batch, and keep the predictions. See :meth:`predict`."""
         predictions = self._predictions(model, batch)
         if self.store is not None:
             self.store.put(_keys(model, batch), predictions)
-        return _answer(batch, predictions)
+        return _answer(model, batch, predictions)
 
     def test(self, model: ClipSamModel, batch: Batch) -> Batch:
         """Predict a batch, or reuse what was kept for the same images. See :meth:`predict`."""
         known = None
         if self.store is not None and self.store.kept:
             known = self.store.get(_keys(model, batch), batch.image.device)
-        return _answer(batch, self._predictions(model, batch) if known is None else known)
+        return _answer(model, batch, self._predictions(model, batch) if known is None else known)
 
     def forget(self) -> None:
         """Forget what was kept."""
@@ -139,8 +140,8 @@ def _keys(model: ClipSamModel, batch: Batch) -> list[Hashable] | None:
     return PredictionStore.keys(batch.image_path, batch.image, tuple(model.settings().items()))
 
 
-def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
-    """Put predictions into a batch, and resize true masks to the maps' size, whichever pre-processor was used.
+def _answer(model: ClipSamModel, batch: Batch, predictions: InferenceBatch) -> Batch:
+    """Put predictions and reasons into a batch, and resize true masks to the maps' size, whatever the pre-processor.
 
     A pixel metric at SAM's 1024 px costs half a minute and gigabytes per 100 images; maps are smaller.
     """
@@ -148,4 +149,5 @@ def _answer(batch: Batch, predictions: InferenceBatch) -> Batch:
     if batch.gt_mask is not None and list(batch.gt_mask.shape[-2:]) != size:
         mask = batch.gt_mask.unsqueeze(1)  # (B, 1, height, width)
         batch.gt_mask = resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT).squeeze(1)
+    batch.explanation = reasons(predictions.pred_score, model.judge)
     return batch.update(**predictions._asdict())

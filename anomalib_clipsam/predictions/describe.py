@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DIGITS = 4
 """Decimals of scores: processes and batches differ in the seventh."""
 
+BY_SCORE = "score above the threshold"
+"""Why a picture is defective that is like the others."""
+
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; the last two are the first column and row outside."""
 
@@ -48,6 +51,8 @@ class Description:
         file (str): The image's file; empty if it has none.
         score (float | None): Image score, rounded; ``None``, here and below, for what the model does not predict.
         label (str | None): ``"defective"`` or ``"good"``.
+        reason (str | None): Why a picture is defective, such as ``"unlike every good part"``, or :data:`BY_SCORE`;
+            empty for a good one.
         size (tuple[int, int]): Width and height.
         mask (np.ndarray | None): ``(H, W)`` of 0 and 255.
         regions (tuple[Region, ...]): Connected parts of the mask, from top to bottom.
@@ -56,6 +61,7 @@ class Description:
     file: str
     score: float | None
     label: str | None
+    reason: str | None
     size: tuple[int, int]
     mask: np.ndarray | None
     regions: tuple[Region, ...]
@@ -90,10 +96,25 @@ def describe(item: ImageItem) -> Description:
         file="" if item.image_path is None else str(item.image_path),
         score=None if item.pred_score is None else round(float(item.pred_score), DIGITS),
         label=None if item.pred_label is None else "defective" if bool(item.pred_label) else "good",
+        reason=reason_of(item),
         size=(width, height),
         mask=mask,
         regions=regions,
     )
+
+
+def reason_of(item: ImageItem) -> str | None:
+    """Say why an image is defective.
+
+    Args:
+        item (ImageItem): Its post-processed prediction.
+
+    Returns:
+        str | None: Empty for a good one; ``None`` without a verdict.
+    """
+    if item.pred_label is None:
+        return None
+    return (item.explanation or BY_SCORE) if bool(item.pred_label) else ""
 
 
 def count_pictures(number: int) -> str:

@@ -47,7 +47,7 @@ Entry = dict[str, Any]
 State = list[int]
 """Bytes of a file, and when it was changed last, in nanoseconds: what tells that a picture is still the same."""
 
-COLUMNS = ("file", "score", "threshold", "label", "class_name", "mask_area")
+COLUMNS = ("file", "score", "threshold", "label", "reason", "class_name", "mask_area")
 REGION_COLUMNS = ("file", "x0", "y0", "x1", "y1", "area", "score")
 MADE = ("predictions.csv", "regions.csv", "predictions.jsonl", "coco.json")
 
@@ -187,7 +187,7 @@ class PredictionFolder(BasePredictionWriter):
         for entry in entries.values():
             del entry["state"]
         made = {
-            "predictions.csv": _to_csv(COLUMNS, ([entry[name] for name in COLUMNS] for entry in entries.values())),
+            "predictions.csv": _to_csv(COLUMNS, ([entry.get(name) for name in COLUMNS] for entry in entries.values())),
             "regions.csv": _to_csv(
                 REGION_COLUMNS,
                 (
@@ -239,6 +239,7 @@ class PredictionFolder(BasePredictionWriter):
             "score": found.score,
             "threshold": None if threshold is None else round(threshold, DIGITS),
             "label": found.label,
+            "reason": found.reason,
             "class_name": own_name(pl_module, item),
             "width": found.size[0],
             "height": found.size[1],

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
     from lightning import LightningModule, Trainer
 
-COLUMNS = ("file", "score", "label", "mask_area", "boxes")
+COLUMNS = ("file", "score", "label", "reason", "mask_area", "boxes")
 
 
 class PredictionTable(Visualizer):
-    r"""Write a CSV file: file, score, label, mask area and boxes of each image.
+    r"""Write a CSV file: file, score, label, reason, mask area and boxes of each image.
 
     It is a visualizer, because anomalib calls those after the post-processor. It works with every model of anomalib.
     ``mask_area`` is in pixels of the file; ``boxes`` has ``x0 y0 x1 y1`` of each connected part of the mask in these
@@ -107,6 +107,7 @@ def to_line(item: ImageItem) -> tuple[str, ...]:
         found.file,
         "" if found.score is None else f"{found.score:.4f}",
         found.label or "",
+        found.reason or "",
         "" if found.mask_area is None else str(found.mask_area),
         "; ".join(" ".join(map(str, region.box)) for region in found.regions),
     )

@@ -9,6 +9,7 @@ Letters: B pictures, N pictures of a batch, T taps, H W map.
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,14 +18,20 @@ import torch
 
 from anomalib_clipsam.compute.hashing import picture_key
 from anomalib_clipsam.errors.errors import UserValueError
+from anomalib_clipsam.references.bounds import (
+    FALSE_ALARMS,
+    image_level_of_batch,
+    pixel_level,
+    pixel_level_of_batch,
+)
 from anomalib_clipsam.references.calibration import Calibration, extremes
 from anomalib_clipsam.references.combination import Combination
 from anomalib_clipsam.references.distances.batch import LEAST_PICTURES, BatchReference, smooth_scores
-from anomalib_clipsam.references.judge import Answer, Judge
+from anomalib_clipsam.references.judge import LEAST_TEXT, MOST_TEXT, UNLIKE, Answer, Judge, Levels
 from anomalib_clipsam.references.self_judge import SelfJudge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from anomalib_clipsam.clip.taps import Taps
     from anomalib_clipsam.references.judge import Viewer
@@ -44,11 +51,16 @@ class PassJudge(Judge):
         reference (BatchReference): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float | None): Share of the batch that the thresholds let pass; ``None`` for 0.5.
+        passing_share (float | None): Share of the batch that the image threshold lets pass; ``None`` for what
+            ``false_alarms`` says.
         alone (SelfJudge): Judges pictures that are too few.
+        false_alarms (float): Share of good pictures that may be called defective. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
     """
 
     NAME = "batch"
+    knows_others = True
+    says_of_unlike = "unlike most pictures"
     needs_pass = True
     exportable = False
 
@@ -59,8 +71,9 @@ class PassJudge(Judge):
         calibration: Calibration,
         passing_share: float | None,
         alone: SelfJudge,
+        false_alarms: float = FALSE_ALARMS,
     ) -> None:
-        super().__init__(reference, combination, calibration, passing_share)
+        super().__init__(reference, combination, calibration, passing_share, false_alarms)
         self.alone = alone
         self.begin(0)
 
@@ -71,6 +84,8 @@ class PassJudge(Judge):
             count (int): How many are to come.
         """
         self._count = count
+        self.levels, self.unlike_distance = Levels(), float("inf")
+        self.combination.text_level = self.combination.text_score_level = 0.5
         self._answers: dict[str, Answer] = {}
         self._company: frozenset[str] = frozenset()
         self._judged: Hashable = None
@@ -113,8 +128,9 @@ class PassJudge(Judge):
         """
         if not keys or any(key not in self._answers for key in keys):
             return None
-        maps, scores, _ = zip(*(self._answers[key] for key in keys), strict=True)
-        return Answer(torch.stack(maps).float().to(device), torch.stack(scores).to(device))
+        maps, scores, unlike = zip(*(self._answers[key] for key in keys), strict=True)
+        told = None if any(one is None for one in unlike) else torch.stack(unlike).to(device)
+        return Answer(torch.stack(maps).float().to(device), torch.stack(scores).to(device), told)
 
     def explain(self, reference_option: str, threshold_option: str) -> str:
         """Explain what the thresholds rest on. See :meth:`Judge.explain`."""
@@ -122,13 +138,38 @@ class PassJudge(Judge):
             return super().explain(reference_option, threshold_option)
         if self.passing_share is None:
             return (
-                "The threshold, 0.5, is where a picture differs from the rest of these by more than they usually do. "
-                f"If most of them are damaged, or all have the same defect, set it with {threshold_option}."
+                f"The threshold is set for {100 * self.false_alarms:.3g} % false alarms, by those of these pictures "
+                "that have the lowest scores. If most of them are damaged, or all have the same defect, set it with "
+                f"{threshold_option}."
             )
         return (
             f"The threshold is what {100 * self.passing_share:.0f} % of these pictures do not exceed: the rest are "
             f"called defective, however many are. Look at the highest scores, and set it with {threshold_option}."
         )
+
+    def _learn_texts(self, levels: list[float], scores: list[torch.Tensor]) -> None:
+        """Learn what the text says of most pictures, by the level of each map and by scores; and how far they are."""
+        typical = self.calibration.typical.item()
+        # orthogonal features are at a distance of the root of 2
+        self.unlike_distance = min(UNLIKE * typical, (typical + math.sqrt(2)) / 2)
+        if not self.calibration.raw:
+            self.combination.text_level = max(pixel_level_of_batch(levels), LEAST_TEXT)
+            self.combination.text_score_level = min(max(float(torch.stack(scores).median()), LEAST_TEXT), MOST_TEXT)
+
+    def _end_batch(self) -> None:
+        """Learn where good pictures end, when all were judged, and put that at 0.5."""
+        maps = [answer.map.float() for answer in self._answers.values()]
+        scores = torch.stack([answer.score for answer in self._answers.values()])
+        self._set_levels(maps, scores)
+        for key, answer in self._answers.items():
+            told = None if answer.unlike is None else answer.unlike[None]
+            self._answers[key] = kept_answer(self.finish(Answer(answer.map[None].float(), answer.score[None], told)))
+
+    def _image_level(self, scores: torch.Tensor) -> float:
+        return image_level_of_batch(scores, self.false_alarms)
+
+    def _pixel_level(self, maps: Sequence[torch.Tensor]) -> float:
+        return pixel_level_of_batch([pixel_level([values]) for values in maps])
 
     @staticmethod
     def _warn(number: int) -> None:
@@ -155,9 +196,10 @@ class BatchJudge(PassJudge):
         reference (BatchReference): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float | None): Share of the batch that the thresholds let pass; ``None`` for 0.5.
+        passing_share (float | None): See :class:`PassJudge`.
         alone (SelfJudge): Judges pictures that are too few.
         windows (tuple[int, ...]): Pictures that share their image scores, see :func:`smooth_scores`; none if empty.
+        false_alarms (float): See :class:`PassJudge`.
     """
 
     def __init__(
@@ -168,8 +210,9 @@ class BatchJudge(PassJudge):
         passing_share: float | None,
         alone: SelfJudge,
         windows: tuple[int, ...],
+        false_alarms: float = FALSE_ALARMS,
     ) -> None:
-        super().__init__(reference, combination, calibration, passing_share, alone)
+        super().__init__(reference, combination, calibration, passing_share, alone, false_alarms)
         self.windows = windows
 
     def begin(self, count: int) -> None:
@@ -264,8 +307,10 @@ class BatchJudge(PassJudge):
         size = next((tuple(entry[0].shape) for entry in self._texts.values()), (1, 1))
         if self._distances:
             found = [extremes(self.reference.to_map(grid, size)) for grid in self._distances.values()]
-            self.calibration.fit_extremes(*map(torch.cat, zip(*found, strict=True)), "batch")
-        peaks = []
+            medians, peaks = map(torch.cat, zip(*found, strict=True))
+            self.calibration.fit_extremes(medians, peaks, "batch")
+            text_levels = [pixel_level([text_map.float()]) for text_map, _, _ in self._texts.values()]
+            self._learn_texts(text_levels, [text_score for _, text_score, _ in self._texts.values()])
         for key, (text_map, text_score, _) in self._texts.items():
             text = text_map[None].to(device).float(), text_score[None].to(device)
             if key in alone:
@@ -273,12 +318,11 @@ class BatchJudge(PassJudge):
             else:
                 joined = self._join(*text, self.reference.to_map(self._distances[key], size))
             self._answers[key] = kept_answer(joined)
-            peaks.append(joined.map.amax().cpu())
         self._company, self._judged = frozenset(self._answers), (files, class_name)
         self._pool, self._distances = {}, {}
         if self._answers and not alone:
             self._smooth()
-            self._set_thresholds(torch.stack(peaks), torch.stack([answer.score for answer in self._answers.values()]))
+            self._end_batch()
 
     def _smooth(self) -> None:
         """Let pictures that look alike share their scores."""
@@ -310,4 +354,5 @@ class BatchJudge(PassJudge):
 
 def kept_answer(answer: Answer) -> Answer:
     """Keep an answer about one picture: its map ``(H, W)`` in half precision and its score, in main memory."""
-    return Answer(answer.map[0].half().cpu(), answer.score[0].cpu())
+    unlike = None if answer.unlike is None else answer.unlike[0].cpu()
+    return Answer(answer.map[0].half().cpu(), answer.score[0].cpu(), unlike)

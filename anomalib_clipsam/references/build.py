@@ -11,6 +11,7 @@ import torch
 
 from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.references.batch_judge import BatchJudge
+from anomalib_clipsam.references.bounds import FALSE_ALARMS, check_false_alarms
 from anomalib_clipsam.references.calibration import Calibration
 from anomalib_clipsam.references.combination import Combination
 from anomalib_clipsam.references.distances.batch import BatchReference
@@ -32,12 +33,19 @@ if TYPE_CHECKING:
 REFERENCES = ("none", "self", "batch")
 """What ``references`` may name; ``k_shot`` asks for good parts."""
 
+TEXT_SCORE_SHARE = 0.2
+"""Share of the text in the image score beside good parts or a batch, where it counts by its excess alone."""
 RAW_PASSING_SHARE = 0.9
 """Share of a batch that its thresholds let pass where distances are given as they are: nothing has fitted 0.5 then."""
 
 
 def build_judge(
-    localizer: Localizer, references: str, k_shot: int, options: ReferenceOptions, in_tiles: bool = False
+    localizer: Localizer,
+    references: str,
+    k_shot: int,
+    options: ReferenceOptions,
+    in_tiles: bool = False,
+    false_alarms: float = FALSE_ALARMS,
 ) -> Judge | None:
     """Build the judge that was asked for.
 
@@ -47,6 +55,8 @@ def build_judge(
         k_shot (int): Good parts that judge; 0 for none.
         options (ReferenceOptions): What the user set.
         in_tiles (bool): Whether pictures are seen in tiles. Defaults to ``False``.
+        false_alarms (float): Share of good pictures that may be called defective. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
 
     Returns:
         Judge | None: The judge; ``None`` for the text alone.
@@ -54,31 +64,34 @@ def build_judge(
     Raises:
         ValueError: If an option is outside its range, or ``windows`` are asked of a batch in tiles.
     """
+    check_false_alarms(false_alarms)
     if references == "none" and not k_shot:
         return None
     if "taps" in options:
         _set_taps(localizer, tuple(options["taps"]))
     how = {"join": localizer.joins_taps, "sigma": localizer.reference_sigma}
     shares = ("text_share", "text_score_share", "peak_share")
-    combination = Combination(**{name: options[name] for name in shares if name in options})
+    given = {name: options[name] for name in shares if name in options}
     calibration = Calibration(options.get("raw", False))
+    others = {} if calibration.raw else {"text_score_share": TEXT_SCORE_SHARE}
+    combination = Combination(**({} if references == "self" else others) | given)
     if k_shot:
         limit = {name: options[name] for name in ("memory_limit",) if name in options}
         reference = FewShotReference(**limit, **how)
-        share, rotate = options.get("passing_share", 1.0), options.get("rotate", False)
-        return FewShotJudge(reference, combination, calibration, share, rotate)
+        share, rotate = options.get("passing_share"), options.get("rotate", False)
+        return FewShotJudge(reference, combination, calibration, share, rotate, false_alarms)
     usual = localizer.usual_self_distance
     if references == "self":
         return SelfJudge(SelfReference(**how), combination, calibration, usual)
-    alone = SelfJudge(SelfReference(**how), combination, Calibration(calibration.raw), usual)
+    alone = SelfJudge(SelfReference(**how), Combination(**given), Calibration(calibration.raw), usual)
     windows = tuple(options.get("windows", ()))
     if windows and in_tiles:
         msg = "`windows` share the scores of pictures that look alike as wholes. With tiles, leave them out."
         raise UserValueError(msg)
     share = options.get("passing_share", RAW_PASSING_SHARE if calibration.raw else None)
     if in_tiles:
-        return TiledBatchJudge(BatchReference(**how), combination, calibration, share, alone)
-    return BatchJudge(BatchReference(**how), combination, calibration, share, alone, windows)
+        return TiledBatchJudge(BatchReference(**how), combination, calibration, share, alone, false_alarms)
+    return BatchJudge(BatchReference(**how), combination, calibration, share, alone, windows, false_alarms)
 
 
 def _set_taps(localizer: Localizer, taps: tuple[int, ...]) -> None:

@@ -8,19 +8,39 @@ Letters: B pictures or tiles, k good parts, H W map.
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from anomalib_clipsam.compute.hashing import picture_key
 from anomalib_clipsam.errors.errors import counted
+from anomalib_clipsam.references.bounds import FALSE_ALARMS, pixel_level
 from anomalib_clipsam.references.calibration import Calibration, extremes
 from anomalib_clipsam.references.combination import Combination
+from anomalib_clipsam.references.copies import find_copies
 from anomalib_clipsam.references.distances.few_shot import FewShotReference, quarter_turns
-from anomalib_clipsam.references.judge import Answer, Judge, Thresholds, View, Viewer
+from anomalib_clipsam.references.judge import (
+    LEAST_TEXT,
+    LEAST_UNLIKE,
+    MOST_TEXT,
+    UNLIKE,
+    Answer,
+    Judge,
+    Levels,
+    Thresholds,
+    View,
+    Viewer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+logger = logging.getLogger(__name__)
+
+BLANK_SIDE = 256
+"""Most pixels of a side of the empty frame that good parts are compared with: a single view."""
 
 
 class FewShotJudge(Judge):
@@ -30,27 +50,35 @@ class FewShotJudge(Judge):
         reference (FewShotReference): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float): Share of the good parts that the thresholds let pass, each judged by the others.
+        passing_share (float | None): Share of the good parts that the image threshold lets pass, each judged by the
+            others; ``None`` for what ``false_alarms`` says.
         rotate (bool): Whether good parts also count as turned by 90, 180 and 270 degrees.
+        false_alarms (float): Share of further good parts that may be called defective. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
 
     Attributes:
         sources (tuple[str, ...]): SHA-256 of each good part as the model was shown it; empty before they are known.
+        copies (tuple[int, ...]): Places of good parts, counted from 0, that show the same as an earlier one.
     """
 
     NAME = "good parts"
     needs_good_parts = True
+    knows_others = True
+    says_of_unlike = "unlike every good part"
 
     def __init__(
         self,
         reference: FewShotReference,
         combination: Combination,
         calibration: Calibration,
-        passing_share: float,
+        passing_share: float | None,
         rotate: bool,
+        false_alarms: float = FALSE_ALARMS,
     ) -> None:
-        super().__init__(reference, combination, calibration, passing_share)
+        super().__init__(reference, combination, calibration, passing_share, false_alarms)
         self.rotate = rotate
         self.sources: tuple[str, ...] = ()
+        self.copies: tuple[int, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -64,7 +92,7 @@ class FewShotJudge(Judge):
     def forget(self) -> None:
         """Forget the good parts."""
         self.reference.set_memory(())
-        self.sources = ()
+        self.sources = self.copies = ()
 
     @torch.no_grad()
     def learn(self, parts: Sequence[torch.Tensor], viewer: Viewer) -> None:
@@ -72,39 +100,74 @@ class FewShotJudge(Judge):
 
         Each part is then judged as a picture that is tested, but by the patches of the others; a single one by its own,
         see :meth:`FewShotReference.distances_within`. Of tiles the features are not kept, so that these are looked at a
-        second time; their maps by text are, 0.3 MB a tile of the carried pair.
+        second time; their maps by text are, 0.3 MB a tile of the carried pair. Copies of an earlier part say nothing
+        new: they are left out.
+
+        A picture is unlike the parts whose median distance is beyond the geometric mean of two: that of the farthest
+        good part, and that of an empty grey frame.
 
         Args:
             parts (Sequence[torch.Tensor]): Good parts ``(3, height, width)``, as the model takes them, of one size or
-                several. They are asked for three times, so that files need not stay in memory.
+                several. They are asked for several times, so that files need not stay in memory.
             viewer (Viewer): The model.
         """
         self.forget()
         reference = self.reference
-        own, kept, sources = [], [], []
-        for part in parts:
+        copies = find_copies(parts)
+        self.copies = tuple(sorted(copies))
+        if copies:
+            logger.warning(
+                "Of the good parts, these show the same as an earlier one: number %s. They do not count, and %s left. "
+                "Give pictures of different parts.",
+                ", ".join(str(place + 1) for place in self.copies),
+                f"{len(parts) - len(copies)} {'is' if len(parts) - len(copies) == 1 else 'are'}",
+            )
+        sources = [picture_key(part) for part in parts]
+        places = [place for place in range(len(parts)) if place not in copies]
+        own, kept = [], []
+        for place in places:
             start = reference.size
-            kept.append(self._memorise(part[None], viewer, reference.memory_limit // len(parts)))
+            kept.append(self._memorise(parts[place][None], viewer, reference.memory_limit // len(places)))
             own.append(slice(start, reference.size))
-            sources.append(picture_key(part))
-        seen, found = [], []
-        for part, looks, span in zip(parts, kept, own, strict=True):
+        seen, found, texts = [], [], []
+        for place, looks, span in zip(places, kept, own, strict=True):
             seen.append([])
-            for text_map, text_score, taps in looks or viewer.views(part[None]):
+            for text_map, text_score, taps in looks or viewer.views(parts[place][None]):
                 features = reference.features(taps)
                 alone = len(own) == 1
                 distance = reference.distances_within(features) if alone else reference.distances(features, span)
                 found.append(extremes(reference.to_map(distance, tuple(text_map.shape[-2:]))))
                 seen[-1].append((text_map, text_score, distance))
+            texts.append(torch.cat([text_score for _, text_score, _ in seen[-1]]).amax())
         medians, peaks = map(torch.cat, zip(*found, strict=True))
         self.calibration.fit_extremes(medians, peaks, "few_shot")
         self.max_median_distance = float(medians.amax())
-        answers = [viewer.join(part[None], map(self._answer, looks)) for part, looks in zip(parts, seen, strict=True)]
-        self._set_thresholds(
-            torch.cat([answer.map.flatten(1).amax(dim=1) for answer in answers]),
-            torch.cat([answer.score for answer in answers]),
-        )
+        self.unlike_distance = self._find_unlike_distance(parts[places[0]], viewer)
+        if not self.calibration.raw:
+            self.combination.text_level = max(pixel_level([view[0] for views in seen for view in views]), LEAST_TEXT)
+        answers, scores = [], []
+        for number, (place, views) in enumerate(zip(places, seen, strict=True)):
+            # what the text says of a part, too, is compared with what it says of the others
+            self._level_text([text for other, text in enumerate(texts) if other != number] or texts)
+            answers.append(viewer.join(parts[place][None], map(self._answer, views)))
+            scores.append(answers[-1].score)
+        self._level_text(texts)
+        self._set_levels([answer.map for answer in answers], torch.cat(scores))
         self.sources = tuple(sources)
+
+    def _level_text(self, scores: list[torch.Tensor]) -> None:
+        """Take the highest of the text's scores of good parts for what it says of a good one."""
+        if not self.calibration.raw:
+            self.combination.text_score_level = min(max(float(torch.stack(scores).amax()), LEAST_TEXT), MOST_TEXT)
+
+    def _find_unlike_distance(self, part: torch.Tensor, viewer: Viewer) -> float:
+        """Find the median distance beyond which a picture is no such part: between good parts and an empty frame."""
+        rows, columns = (min(side, BLANK_SIDE) for side in part.shape[-2:])
+        blank = torch.full_like(part[None, :, :rows, :columns], 0.5)
+        view = next(iter(viewer.views(blank)))
+        distance = self.reference(view.taps, tuple(view.map.shape[-2:])).median().item()
+        good = self.max_median_distance
+        return max(LEAST_UNLIKE * good, math.sqrt(good * distance))
 
     def _memorise(self, part: torch.Tensor, viewer: Viewer, limit: int) -> list[View]:
         """Keep so many patches of a part, and of its quarter turns; return the view of it, if there is only one."""
@@ -138,6 +201,9 @@ class FewShotJudge(Judge):
             "thresholds": (self.thresholds.image, self.thresholds.pixel),
             "common": self.max_median_distance,
             "sources": list(self.sources),
+            "levels": (self.levels.image, self.levels.pixel, self.levels.halo),
+            "text": (self.combination.text_level, self.combination.text_score_level),
+            "unlike": self.unlike_distance,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -150,18 +216,22 @@ class FewShotJudge(Judge):
         )
         self.thresholds = Thresholds(*state["thresholds"])
         self.max_median_distance, self.sources = state["common"], tuple(state["sources"])
+        # earlier versions shifted nothing
+        self.levels = Levels(*state.get("levels", ()))
+        self.combination.text_level, self.combination.text_score_level = state.get("text", (0.5, 0.5))
+        self.unlike_distance = state.get("unlike", UNLIKE * self.max_median_distance)
 
     def explain(self, reference_option: str, threshold_option: str) -> str:
         """Explain what the thresholds rest on. See :meth:`Judge.explain`."""
         if self.thresholds is None:
             return super().explain(reference_option, threshold_option)
-        number = len(self.sources)
-        if self.passing_share < 1:
+        number = len(self.sources) - len(self.copies)
+        parts = counted(number, "good part")
+        if self.passing_share is not None:
             share = f"{100 * self.passing_share:.0f} %"
-            parts = counted(number, "good part")
             return f"The threshold lets {share} of the {parts} pass. Set another with {threshold_option}."
-        parts = "good part" if number == 1 else f"{number} good parts, each judged by the others"
         return (
-            f"The threshold is the highest score of the {parts}. Expect at least 1 in {number + 1} further good "
-            f"pictures above it: give more good parts to make that rarer, or set it with {threshold_option}."
+            f"The threshold is set for {100 * self.false_alarms:.3g} % false alarms, by {parts} and by how much good "
+            "pictures of other products differ. So few parts cannot promise it: look at the pictures just above it. "
+            f"Give more good parts, or set it with {threshold_option}."
         )

@@ -19,6 +19,14 @@ import torch
 from torch import nn
 
 from anomalib_clipsam.errors.errors import UserValueError
+from anomalib_clipsam.references.bounds import (
+    FALSE_ALARMS,
+    check_false_alarms,
+    image_level,
+    pixel_level,
+    recentre,
+    suppress_halo,
+)
 from anomalib_clipsam.references.calibration import passing_threshold
 
 if TYPE_CHECKING:
@@ -30,7 +38,17 @@ if TYPE_CHECKING:
 
 UNLIKE = 2.0
 """A picture whose median distance is so many times the largest of any good part is of another part. [ours: pictures of
-the same part, drawn and real, stayed below 1.5 times, those of other parts were mostly above 2.5 times]"""
+the same part, drawn and real, stayed below 1.5 times, those of other parts were mostly above 2.5 times] Where it is
+known how far an empty frame is, see :meth:`FewShotJudge.learn`."""
+LEAST_UNLIKE = 1.5
+"""The same at least, where good parts look much like an empty frame."""
+HALO = 0.3
+"""Share of its highest log-odds that a map loses everywhere, see :func:`~bounds.suppress_halo`. With it outlines at the
+pixel threshold had F1 0.56 in place of 0.44 on ten training sets, and F1-max was the same (``docs/ablation.md``)."""
+LEAST_TEXT, MOST_TEXT = 0.1, 0.99
+"""Bounds of what the text may say of good pictures: below the first, its noise would be magnified."""
+SURE = 1.0
+"""Score of a picture that is unlike its references, and of no other: whatever the threshold, it is defective."""
 UNFITTED = (
     "The threshold, 0.5, is not fitted to these pictures: good ones may lie above it. A few good parts fit it, with "
     "{}; or set it with {}."
@@ -49,6 +67,21 @@ class Thresholds:
 
     image: float
     pixel: float
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What becomes 0.5, and so the threshold, when references have said where good pictures end.
+
+    Args:
+        image (float): Image score, in (0, 1). Defaults to ``0.5``, which changes nothing.
+        pixel (float): Value of S_a. Defaults to ``0.5``.
+        halo (float): See :func:`~anomalib_clipsam.references.bounds.suppress_halo`. Defaults to ``0``, none.
+    """
+
+    image: float = 0.5
+    pixel: float = 0.5
+    halo: float = 0.0
 
 
 class View(NamedTuple):
@@ -103,13 +136,17 @@ class Judge(nn.Module, ABC):
         reference (nn.Module): Gives distances.
         combination (Combination): Joins text and reference.
         calibration (Calibration): Turns distances into probabilities.
-        passing_share (float | None): Share of the good parts, or of the batch, that the thresholds let pass, in (0, 1];
-            ``None`` for thresholds of 0.5, which the calibration has fitted. Defaults to ``1``.
+        passing_share (float | None): Share of the good parts, or of the batch, that the image threshold lets pass, in
+            (0, 1]. Defaults to ``None``: what ``false_alarms`` says.
+        false_alarms (float): Share of further good pictures that may be called defective. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
 
     Attributes:
         thresholds (Thresholds | None): What good parts, or the bulk of the batch, pass; ``None`` before they are known.
+        levels (Levels): What of S_a and of the score becomes 0.5.
         max_median_distance (float): Largest median distance of a good part from the others; infinite where there are
             none.
+        unlike_distance (float): Median distance above which a picture is unlike the references.
     """
 
     NAME: ClassVar[str]
@@ -119,15 +156,21 @@ class Judge(nn.Module, ABC):
     """Whether it must be shown good parts."""
     exportable: ClassVar[bool] = True
     """Whether what it knows can be put into a file that judges one picture."""
+    says_of_unlike: ClassVar[str] = "a frame without structure"
+    """Why a picture of the score :data:`SURE` is defective."""
+    knows_others: ClassVar[bool] = False
+    """Whether it compares with other pictures, and so can tell one that is unlike them."""
 
     def __init__(
         self,
         reference: nn.Module,
         combination: Combination,
         calibration: Calibration,
-        passing_share: float | None = 1.0,
+        passing_share: float | None = None,
+        false_alarms: float = FALSE_ALARMS,
     ) -> None:
         super().__init__()
+        check_false_alarms(false_alarms)
         if passing_share is not None and not 0 < passing_share <= 1:
             msg = f"passing_share is {passing_share}, but it is a share of the pictures. Choose above 0, 1 at most."
             raise UserValueError(msg)
@@ -135,8 +178,10 @@ class Judge(nn.Module, ABC):
         self.combination = combination
         self.calibration = calibration
         self.passing_share = passing_share
+        self.false_alarms = false_alarms
         self.thresholds: Thresholds | None = None
-        self.max_median_distance = float("inf")
+        self.levels = Levels()
+        self.max_median_distance = self.unlike_distance = float("inf")
 
     @property
     def ready(self) -> bool:
@@ -160,10 +205,26 @@ class Judge(nn.Module, ABC):
     def _join(self, text_map: torch.Tensor, text_score: torch.Tensor, distance: torch.Tensor) -> Answer:
         """Calibrate distances ``(B, H, W)`` and join them with the text."""
         anomaly_map, score = self.combination(text_map, text_score, self.calibration(distance))
-        if torch.compiler.is_compiling():  # an export has no place for it
+        if not self.knows_others or self.calibration.raw:
             return Answer(anomaly_map, score)
-        unlike = distance.flatten(1).median(dim=1).values > UNLIKE * self.max_median_distance
+        # the median is farther where most pixels are; a graph has no median
+        unlike = (distance > self.unlike_distance).float().flatten(1).mean(dim=1) > 0.5
         return Answer(anomaly_map, score, unlike)
+
+    def finish(self, answer: Answer) -> Answer:
+        """Put the thresholds at 0.5, and decide about what is unlike the references.
+
+        Args:
+            answer (Answer): What :meth:`forward` says of a picture, or what the model makes of its tiles.
+
+        Returns:
+            Answer: The same, with the levels at 0.5, and :data:`SURE` for what is unlike.
+        """
+        if self.calibration.raw:
+            return answer
+        anomaly_map = suppress_halo(recentre(answer.map, self.levels.pixel), self.levels.halo)
+        score = decide_unlike(recentre(answer.score, self.levels.image), answer.unlike)
+        return answer._replace(map=anomaly_map, score=score)
 
     def known(self, images: torch.Tensor) -> Answer | None:
         """Recall what was found about pictures before the pass.
@@ -244,15 +305,30 @@ class Judge(nn.Module, ABC):
         """
         return UNFITTED.format(reference_option, threshold_option)
 
-    def _set_thresholds(self, peaks: torch.Tensor, scores: torch.Tensor) -> None:
-        """Let a share of good pictures pass, by the highest pixels of their maps and by their scores, ``(N,)``."""
-        if self.passing_share is None:
-            self.thresholds = Thresholds(image=0.5, pixel=0.5)
+    def _set_levels(self, maps: Sequence[torch.Tensor], scores: torch.Tensor) -> None:
+        """Learn where good pictures end.
+
+        Args:
+            maps (Sequence[torch.Tensor]): S_a of each picture, ``(1, H, W)``.
+            scores (torch.Tensor): Their scores ``(N,)``.
+        """
+        if self.calibration.raw:  # distances as they are: nothing becomes 0.5
+            share = 1.0 if self.passing_share is None else self.passing_share
+            peaks = torch.stack([values.amax() for values in maps])
+            image, pixel = (float(passing_threshold(values, share)) for values in (scores, peaks))
+            self.levels, self.thresholds = Levels(), Thresholds(image, pixel)
             return
-        self.thresholds = Thresholds(
-            image=float(passing_threshold(scores, self.passing_share)),
-            pixel=float(passing_threshold(peaks, self.passing_share)),
-        )
+        image = self._image_level(scores)
+        if self.passing_share is not None:
+            image = min(max(float(passing_threshold(scores, self.passing_share)), 1e-6), 1 - 1e-6)
+        self.levels = Levels(image, self._pixel_level(maps), HALO)
+        self.thresholds = Thresholds(0.5, 0.5)
+
+    def _image_level(self, scores: torch.Tensor) -> float:
+        return image_level(scores, self.false_alarms)
+
+    def _pixel_level(self, maps: Sequence[torch.Tensor]) -> float:
+        return pixel_level(maps)
 
     def rule(self) -> dict[str, Hashable]:
         """Describe how it judges, whatever the pictures: thresholds found with one judge fit no other's scores."""
@@ -263,4 +339,33 @@ class Judge(nn.Module, ABC):
         """List what its answers depend on beside picture and text."""
         known = not bool(self.calibration.half_point.isnan())  # not a number is not even equal to itself
         learnt = (self.calibration.typical.item(), self.calibration.half_point.item()) if known else None
-        return (*self.rule().items(), learnt)
+        text = self.combination.text_level, self.combination.text_score_level
+        return (*self.rule().items(), learnt, text, self.levels, self.unlike_distance)
+
+
+def reasons(score: torch.Tensor, judge: Judge | None) -> list[str]:
+    """Say what makes pictures defective whatever their defects.
+
+    Args:
+        score (torch.Tensor): Scores ``(B,)``, before they are normalised.
+        judge (Judge | None): Who has judged beside the text.
+
+    Returns:
+        list[str]: Of each picture, such as ``"unlike every good part"``; an empty text where there is nothing.
+    """
+    says = Judge.says_of_unlike if judge is None else judge.says_of_unlike
+    return [says if sure else "" for sure in (score >= SURE).flatten().tolist()]
+
+
+def decide_unlike(score: torch.Tensor, unlike: torch.Tensor | None) -> torch.Tensor:
+    """Give pictures that are unlike the references the score :data:`SURE`, and no others.
+
+    Args:
+        score (torch.Tensor): ``(B,)`` in [0, 1].
+        unlike (torch.Tensor | None): ``(B,)`` bool; ``None`` if nothing is known of it.
+
+    Returns:
+        torch.Tensor: ``(B,)``.
+    """
+    score = score.clamp(max=SURE - 1e-6)
+    return score if unlike is None else torch.where(unlike, SURE, score)

@@ -16,12 +16,12 @@ class ReferenceOptions(TypedDict, total=False):
             the tiles of a part. Defaults to ``32768``; with tiles to ``8192``, as each of them is compared with all.
         text_share (float): Share of the text in the map; 0 gives the reference alone. Defaults to ``0.3``, and to
             ``0.5`` for good parts and the batch with tiles.
-        text_score_share (float): Share of the text in the image score. Defaults to ``0.4``.
+        text_score_share (float): Share of the text in the image score. Defaults to ``0.2`` for good parts and the
+            batch, else to ``0.4``.
         peak_share (float): Share of the map's pixels, the highest ones, whose mean is the reference's image score; 0
             for the maximum, as published for MuSc and APRIL-GAN. Defaults to ``0.01``.
-        passing_share (float): Share of the good parts, or of the batch, that the thresholds let pass. Defaults to ``1``
-            for good parts, and for a batch to none: its thresholds are 0.5, which the calibration fits to it (0.9 with
-            ``raw``).
+        passing_share (float): Share of the good parts, or of the batch, that the image threshold lets pass. Defaults to
+            none: what ``false_alarms`` says (with ``raw`` all good parts, and 0.9 of a batch).
         taps (list[int]): Blocks of a ViT, counted from 1, whose output is compared. Defaults to four, evenly spaced.
         raw (bool): Whether maps are half the distance, as published, and no probability. Defaults to ``False``.
         windows (list[int]): Pictures of a batch that share their image scores, MuSc's last step: published are 1, 2, 3

@@ -15,6 +15,7 @@ import torch
 
 from anomalib_clipsam.compute.hashing import picture_key
 from anomalib_clipsam.references.batch_judge import PassJudge, kept_answer
+from anomalib_clipsam.references.bounds import pixel_level
 from anomalib_clipsam.references.calibration import extremes
 from anomalib_clipsam.references.distances.batch import LEAST_PICTURES
 from anomalib_clipsam.references.judge import Answer
@@ -49,6 +50,7 @@ class TiledBatchJudge(PassJudge):
         self._samples: dict[str, Taps] = {}
         self._grids: dict[str, list[torch.Tensor]] = {}
         self._extremes: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._texts: dict[str, tuple[float, torch.Tensor]] = {}
 
     def steps(self, viewer: Viewer) -> dict[str, Callable[[torch.Tensor], None]]:
         """List what is done with all pictures before the pass. See :meth:`Judge.steps`."""
@@ -99,17 +101,20 @@ class TiledBatchJudge(PassJudge):
         if key in self._grids or self.too_few:
             return
         others = [patches for other, patches in self._samples.items() if other != key]
-        found = []
+        found, texts = [], []
         for view in views:
+            texts.append(view.map)
             distance = self.reference.distances_to(view.taps, others).mean(dim=1, keepdim=True)
             found.append((distance.cpu(), tuple(view.map.shape[-2:]), view.score))
         device = self.calibration.typical.device
         maps = (Answer(self.reference.to_map(grid.to(device), size), score) for grid, size, score in found)
         self._extremes[key] = extremes(blend(maps).map)
         self._grids[key] = [grid for grid, _, _ in found]
+        self._texts[key] = pixel_level(texts), torch.cat([score for _, _, score in found]).amax().cpu()
         if len(self._extremes) == len(self._samples):  # the last has come
             medians, peaks = map(torch.cat, zip(*self._extremes.values(), strict=True))
             self.calibration.fit_extremes(medians, peaks, "batch")
+            self._learn_texts(*map(list, zip(*self._texts.values(), strict=True)))
 
     def answer(self, key: str, views: Iterable[View]) -> Iterator[Answer]:
         """Judge the tiles of a picture; one that was not compared, since pictures are too few, by themselves.
@@ -142,8 +147,7 @@ class TiledBatchJudge(PassJudge):
         if self.too_few:
             self._warn(len(self._samples))
         else:
-            maps, scores, _ = zip(*self._answers.values(), strict=True)
-            self._set_thresholds(torch.stack([anomaly_map.amax().float() for anomaly_map in maps]), torch.stack(scores))
+            self._end_batch()
         self._samples, self._grids = {}, {}
 
     def forward(self, text_map: torch.Tensor, text_score: torch.Tensor, taps: Taps) -> Answer:

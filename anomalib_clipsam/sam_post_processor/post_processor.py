@@ -21,19 +21,15 @@ Letters: B images, H W map, S side of SAM's frame.
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass, replace
-from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.metrics import F1AdaptiveThreshold
-from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch.utilities import rank_zero_only
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from anomalib_clipsam.arguments import group, plain
 from anomalib_clipsam.data.advice import refuse_videos
@@ -44,6 +40,7 @@ from anomalib_clipsam.method.fusion import Fusion, FusionArguments
 from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
 from anomalib_clipsam.method.refiner import SamRefiner
 from anomalib_clipsam.plugin.kept_predictions import PredictionStore
+from anomalib_clipsam.sam_post_processor.hooks import listen_for
 from anomalib_clipsam.sam_post_processor.scale import Scale
 from anomalib_clipsam.sam_post_processor.views import (
     NO_MAPS,
@@ -138,7 +135,7 @@ class SamPostProcessor(PostProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _listen()
+        listen_for(SamPostProcessor)
         row = get_weights(weights).sam
         ppg, cps, fusion = map(plain, (ppg, cps, fusion))
         generator = PointPromptGenerator(frame_size=row.image_size, **group(ppg, PpgArguments, "ppg"))
@@ -461,29 +458,3 @@ def _keep_own_sam(
 ) -> None:
     """Put this SAM's weights into a state dict that is loaded, since none has them."""
     state_dict.update({f"{prefix}refiner.{key}": value for key, value in post_processor.refiner.state_dict().items()})
-
-
-def _introduce(module: nn.Module, _name: str, submodule: nn.Module | None) -> None:
-    """Let a model of anomalib show its images to its SamPostProcessor, which its ``forward`` gives the maps only."""
-    if isinstance(submodule, SamPostProcessor) and isinstance(module, AnomalibModule):
-        _refuse_to_lose_sam(type(module).__name__)
-        module.register_forward_pre_hook(submodule.show)
-
-
-def _refuse_to_lose_sam(model: str) -> None:
-    """Raise on a command line that exports a checkpoint.
-
-    anomalib's ``Engine.export`` builds a model of the checkpoint's own there, and asks no post-processor.
-    """
-    if sys.argv[1:2] == ["export"] and any(argument.startswith("--ckpt_path") for argument in sys.argv):
-        msg = (
-            f"`anomalib export --ckpt_path` builds {model} anew with its default post-processor: SAM would be lost. "
-            f"Export in Python: {model}.load_from_checkpoint(path, post_processor=SamPostProcessor()).to_onnx(folder)."
-        )
-        raise UserValueError(msg)
-
-
-@cache
-def _listen() -> None:
-    """Let torch say which model gets a post-processor: once, and not before there is a SamPostProcessor."""
-    register_module_module_registration_hook(_introduce)

@@ -121,7 +121,7 @@ class TiledClipSamModel(ClipSamModel):
         if answer is None:
             views = self.views(image)
             judged = (Answer(*view[:2]) if self.judge is None else self.judge(*view) for view in views)
-            answer = self.join(image, judged)
+            answer = self._finish(image, self.join(image, judged))
         return None, answer
 
     def count_views(self, image: torch.Tensor) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -131,16 +132,52 @@ def calibrated() -> ClipSamPostProcessor:
 
 def test_validation_replaces_thresholds_and_range() -> None:
     post_processor = calibrated()
-    assert post_processor.image_threshold.item() == pytest.approx(0.3)
-    assert post_processor.pixel_threshold.item() == pytest.approx(0.4)
+    assert post_processor.image_threshold.item() == pytest.approx(0.25)  # between 0.2 and 0.3
+    assert post_processor.pixel_threshold.item() == pytest.approx(0.35)
     assert (post_processor.image_min.item(), post_processor.image_max.item()) == pytest.approx((0.1, 0.6))
     assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.0, 0.5))
     result = post_processor(
         InferenceBatch(pred_score=torch.tensor([0.1, 0.4]), anomaly_map=torch.full((2, 1, 1), 0.45))
     )
-    assert result.pred_score.tolist() == pytest.approx([0.1, 0.7])  # (score - threshold) / range + 0.5
+    assert result.pred_score.tolist() == pytest.approx([0.2, 0.8])  # (score - threshold) / range + 0.5
     assert result.pred_label.tolist() == [False, True]
-    assert result.anomaly_map[0].item() == pytest.approx(0.6)
+    assert result.anomaly_map[0].item() == pytest.approx(0.7)
+
+
+def labelled(scores: list[float], labels: list[int], pixels: list[float] | None = None) -> ClipSamPostProcessor:
+    """Calibrate on pictures with these scores, and a map of one pixel each."""
+    post_processor = ClipSamPostProcessor()
+    given = ImageBatch(
+        image=torch.rand(len(scores), 3, 2, 2),
+        gt_label=torch.tensor(labels),
+        gt_mask=torch.tensor(labels, dtype=torch.bool).view(-1, 1, 1),
+        pred_score=torch.tensor(scores),
+        anomaly_map=torch.tensor(pixels or scores).view(-1, 1, 1),
+    )
+    post_processor.on_validation_batch_end(None, None, given)
+    post_processor.on_validation_epoch_end(None, None)
+    return post_processor
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3, 0.7], [0.3, 0.2, 0.1, 0.30001]])
+def test_the_picture_that_the_threshold_comes_from_is_defective(scores: list[float]) -> None:
+    """Anomalib's threshold is the score of the one defective picture, which nothing is above."""
+    post_processor = labelled(scores, [0, 0, 0, 1])
+    result = post_processor(
+        InferenceBatch(pred_score=torch.tensor(scores), anomaly_map=torch.tensor(scores).view(-1, 1, 1))
+    )
+    assert result.pred_label.tolist() == [False, False, False, True]
+    assert result.pred_mask.flatten().tolist() == [False, False, False, True]
+
+
+def test_the_threshold_is_halfway_to_the_next_lower_score() -> None:
+    post_processor = labelled([0.1, 0.2, 0.5, 0.7], [0, 0, 0, 1], [0.25, 0.5, 0.125, 0.75])
+    assert thresholds(post_processor) == pytest.approx((0.6, 0.625))
+
+
+def test_where_all_are_called_defective_the_lowest_is_too() -> None:
+    post_processor = labelled([0.4, 0.5, 0.3], [1, 0, 1])
+    assert 0.2999 < post_processor.image_threshold.item() < 0.3
 
 
 def test_validation_without_batches_keeps_the_fixed_ones() -> None:
@@ -199,9 +236,9 @@ def test_both_labels_replace_the_thresholds_of_references_for_good() -> None:
     post_processor = ClipSamPostProcessor()
     post_processor.use_thresholds(0.9, 0.9)
     validated(post_processor, [0, 0, 1, 1])
-    assert post_processor.image_threshold.item() == pytest.approx(0.3)
+    assert post_processor.image_threshold.item() == pytest.approx(0.25)
     post_processor.use_thresholds(0.9, 0.9)
-    assert post_processor.image_threshold.item() == pytest.approx(0.3)
+    assert post_processor.image_threshold.item() == pytest.approx(0.25)
 
 
 def test_a_checkpoint_says_whether_labels_have_spoken(tmp_path) -> None:
@@ -212,19 +249,44 @@ def test_a_checkpoint_says_whether_labels_have_spoken(tmp_path) -> None:
         assert other.calibrated == (len(set(labels)) == 2)
 
 
-# ---------------------------------------------------------------- masks of the model
+# ---------------------------------------------------------------- what is printed is what is decided
+
+
+def scored(post_processor: ClipSamPostProcessor, scores: list[float]) -> tuple[list[float], list[bool]]:
+    given = InferenceBatch(pred_score=torch.tensor(scores), anomaly_map=torch.zeros(len(scores), 1, 1))
+    result = post_processor(given)
+    image_batch = ImageBatch(image=torch.rand(len(scores), 3, 2, 2), **given._asdict())
+    post_processor.on_predict_batch_end(None, None, image_batch)
+    assert torch.equal(image_batch.pred_score, result.pred_score)
+    assert torch.equal(image_batch.pred_label, result.pred_label)
+    return [round(score, 4) for score in result.pred_score.tolist()], result.pred_label.tolist()
+
+
+def test_scores_have_four_decimals_and_never_cross_the_threshold() -> None:
+    found = scored(ClipSamPostProcessor(), [0.123449, 0.49999, 0.5, 0.50001, 0.5312499])
+    assert found == ([0.1234, 0.5, 0.5, 0.5001, 0.5312], [False, False, False, True, True])
+
+
+def test_a_threshold_from_the_table_gives_the_verdicts_of_the_table() -> None:
+    torch.manual_seed(0)
+    raw = torch.rand(500).tolist()
+    printed, _ = scored(ClipSamPostProcessor(), raw)
+    for threshold in printed[:100]:
+        again, verdicts = scored(ClipSamPostProcessor(image_sensitivity=1 - threshold), raw)
+        assert again == printed
+        assert verdicts == [score > threshold for score in printed]
+
+
+# ---------------------------------------------------------------- outlines
 
 MASK = torch.tensor([[1, 1, 0, 0, 0, 1], [1, 1, 0, 1, 0, 0]], dtype=torch.bool)
-"""Three parts, of 4, 1 and 1 pixels."""
-MAP = torch.tensor([[0.9, 0.1, 0.9, 0.9, 0.9, 0.7], [0.7, 0.7, 0.9, 0.4, 0.9, 0.9]])
-"""Means 0.6, 0.4 and 0.7 in these."""
+"""What SAM says, which the map overrules."""
+MAP = torch.tensor([[0.9, 0.1, 0.6, 0.9, 0.9, 0.7], [0.7, 0.2, 0.3, 0.4, 0.1, 0.2]])
 
 
-def decide(post_processor: ClipSamPostProcessor, score: float = 0.8, mask: torch.Tensor | None = MASK) -> torch.Tensor:
+def decide(post_processor: ClipSamPostProcessor, score: float = 0.8, values: torch.Tensor = MAP) -> torch.Tensor:
     """Give the mask of one picture, which must be the same in a pass and in an export."""
-    given = InferenceBatch(
-        pred_score=torch.tensor([score]), anomaly_map=MAP[None], pred_mask=None if mask is None else mask[None]
-    )
+    given = InferenceBatch(pred_score=torch.tensor([score]), anomaly_map=values[None], pred_mask=MASK[None])
     result = post_processor(given)
     for hook in (post_processor.on_test_batch_end, post_processor.on_predict_batch_end):
         again = ImageBatch(image=torch.rand(1, 3, 2, 6), **given._asdict())
@@ -234,56 +296,37 @@ def decide(post_processor: ClipSamPostProcessor, score: float = 0.8, mask: torch
     return result.pred_mask[0]
 
 
-def parts(*kept: int) -> torch.Tensor:
-    """Keep some of the three parts: 0 the large one, 1 the lower one, 2 the one at the edge."""
-    columns = [(0, 1), (3,), (5,)]
-    mask = torch.zeros_like(MASK)
-    for part in kept:
-        mask[:, columns[part]] = MASK[:, columns[part]]
-    return mask
-
-
-def test_a_part_of_the_mask_stays_where_the_mean_of_the_map_passes() -> None:
-    assert torch.equal(decide(ClipSamPostProcessor()), parts(0, 2))
-
-
-@pytest.mark.parametrize(("value", "kept"), [(0.35, (0, 1, 2)), (0.65, (2,)), (0.75, ())])
-def test_sensitivity_and_threshold_move_masks(value: float, kept: tuple[int, ...]) -> None:
-    assert torch.equal(decide(ClipSamPostProcessor(pixel_threshold=value)), parts(*kept))
-    assert torch.equal(decide(ClipSamPostProcessor(pixel_sensitivity=1 - value)), parts(*kept))
-    assert torch.equal(
-        decide(ClipSamPostProcessor(pixel_sensitivity=1 - value, enable_normalization=False)), parts(*kept)
-    )
+@pytest.mark.parametrize("value", [0.15, 0.35, 0.5, 0.65])
+def test_the_outline_is_the_map_s(value: float) -> None:
+    expected = value < MAP
+    assert torch.equal(decide(ClipSamPostProcessor(pixel_threshold=value)), expected)
+    assert torch.equal(decide(ClipSamPostProcessor(pixel_sensitivity=1 - value)), expected)
+    assert torch.equal(decide(ClipSamPostProcessor(pixel_sensitivity=1 - value, enable_normalization=False)), expected)
     referred = ClipSamPostProcessor()
     referred.use_thresholds(0.5, value)
-    assert torch.equal(decide(referred), parts(*kept))
+    assert torch.equal(decide(referred), expected)
 
 
-def test_calibration_moves_masks() -> None:
-    assert calibrated().pixel_threshold.item() == pytest.approx(0.4)
-    post_processor = calibrated()
-    post_processor._pixel_threshold.fill_(0.65)  # what other labels would have said
-    assert torch.equal(decide(post_processor), parts(2))
+def test_a_lower_threshold_makes_outlines_grow() -> None:
+    outlines = [decide(ClipSamPostProcessor(pixel_threshold=value)) for value in (0.95, 0.8, 0.5, 0.25, 0.05)]
+    for small, large in pairwise(outlines):
+        assert (large | small).equal(large)
+    assert [int(mask.sum()) for mask in outlines] == [3, 3, 6, 8, 12]
 
 
-def test_a_mean_beyond_the_calibrated_range_is_not_that_of_clamped_pixels() -> None:
-    """Normalised maps are clamped to [0, 1]: here the part's pixels would be 0.5 and 1, and its mean passes."""
-    post_processor = calibrated()  # threshold 0.4, range 0.5
-    mask = torch.zeros(1, 2, 6, dtype=torch.bool)
-    mask[0, 0, 1:3] = True  # 0.1 and 0.9 of the map
-    post_processor._pixel_threshold.fill_(0.45)
-    given = InferenceBatch(pred_score=torch.tensor([0.8]), anomaly_map=MAP[None], pred_mask=mask)
-    assert post_processor(given).pred_mask.sum() == 2  # mean 0.5
+def test_a_defective_picture_has_an_outline() -> None:
+    """Where the map passes nowhere, the hottest place is outlined: what has 0.9 of the highest value."""
+    weak = MAP / 2
+    assert torch.equal(decide(ClipSamPostProcessor(), values=weak), MAP >= 0.81)
+    assert not decide(ClipSamPostProcessor(), score=0.3, values=weak).any()
+    assert not decide(ClipSamPostProcessor(), values=torch.zeros_like(MAP)).any()  # there is no hottest place
 
 
-@pytest.mark.parametrize("mask", [MASK, None])
-def test_a_good_part_has_an_empty_mask(mask: torch.Tensor | None) -> None:
-    assert not decide(ClipSamPostProcessor(), score=0.2, mask=mask).any()
-    assert not decide(ClipSamPostProcessor(image_threshold=0.85), mask=mask).any()
-    assert not decide(ClipSamPostProcessor(image_sensitivity=0.1), mask=mask).any()
-    expected = parts(0, 2) if mask is not None else MAP > 0.5
-    assert torch.equal(decide(ClipSamPostProcessor(), mask=mask), expected)
-    assert torch.equal(decide(ClipSamPostProcessor(keep_good_masks=True), score=0.2, mask=mask), expected)
+def test_a_good_part_has_an_empty_mask() -> None:
+    assert not decide(ClipSamPostProcessor(), score=0.2).any()
+    assert not decide(ClipSamPostProcessor(image_threshold=0.85)).any()
+    assert not decide(ClipSamPostProcessor(image_sensitivity=0.1)).any()
+    assert torch.equal(decide(ClipSamPostProcessor(keep_good_masks=True), score=0.2), MAP > 0.5)
 
 
 def test_without_thresholding_the_mask_is_the_model_s() -> None:
@@ -301,10 +344,20 @@ def test_a_label_that_is_given_stays() -> None:
     )
     result = ClipSamPostProcessor()(given)
     assert result.pred_label.tolist() == [True]
-    assert torch.equal(result.pred_mask[0], parts(0, 2))
+    assert torch.equal(result.pred_mask[0], MAP > 0.5)
 
 
-@pytest.mark.parametrize(("min_area", "kept"), [(40, (0, 2)), (41, (0,)), (160, (0,)), (161, ())])
+def parts(*kept: int) -> torch.Tensor:
+    """Keep some of the two connected parts of the map above 0.5: that of 2 pixels, and that of 4."""
+    mask = MAP > 0.5
+    if 0 not in kept:
+        mask[:, :2] = False
+    if 1 not in kept:
+        mask[:, 2:] = False
+    return mask
+
+
+@pytest.mark.parametrize(("min_area", "kept"), [(80, (0, 1)), (81, (1,)), (160, (1,)), (161, ())])
 def test_least_area_is_in_pixels_of_the_file(tmp_path: Path, min_area: int, kept: tuple[int, ...]) -> None:
     """A map of 2 x 6 pixels, and a file of 48 x 10: 40 of its pixels are one of the map's."""
     Image.new("RGB", (48, 10)).save(tmp_path / "part.png")
@@ -319,16 +372,10 @@ def test_least_area_is_in_pixels_of_the_file(tmp_path: Path, min_area: int, kept
 def test_least_area_without_a_file_is_in_pixels_of_the_image() -> None:
     given = InferenceBatch(pred_score=torch.tensor([0.8]), anomaly_map=MAP[None], pred_mask=MASK[None])
     for paths in (None, ["gone.png"]):
-        for min_area, kept in ((40, (0, 2)), (41, (0,))):
+        for min_area, kept in ((80, (0, 1)), (81, (1,))):
             image_batch = ImageBatch(image=torch.rand(1, 3, 10, 48), image_path=paths, **given._asdict())
             ClipSamPostProcessor(min_area=min_area).on_predict_batch_end(None, None, image_batch)
             assert torch.equal(torch.as_tensor(image_batch.pred_mask)[0], parts(*kept))
-
-
-def test_least_area_holds_for_masks_by_threshold() -> None:
-    kept = decide(ClipSamPostProcessor(min_area=6, pixel_threshold=0.75), mask=None)
-    assert torch.equal(kept, torch.tensor([[0, 0, 1, 1, 1, 0], [0, 0, 1, 0, 1, 1]], dtype=torch.bool))
-    assert not decide(ClipSamPostProcessor(min_area=7, pixel_threshold=0.75), mask=None).any()
 
 
 # ---------------------------------------------------------------- thresholds by hand
@@ -344,7 +391,7 @@ def test_no_pass_changes_a_threshold_by_hand() -> None:
     assert (post_processor.image_min, post_processor.image_max) == (0, 1)
     post_processor = validated(ClipSamPostProcessor(pixel_threshold=0.875), [0, 0, 1, 1])
     assert post_processor.needs_calibration
-    assert thresholds(post_processor) == pytest.approx((0.3, 0.875))  # the other one is calibrated all the same
+    assert thresholds(post_processor) == pytest.approx((0.25, 0.875))  # the other one is calibrated all the same
 
 
 def test_a_threshold_by_hand_decides() -> None:
@@ -392,7 +439,7 @@ class Graph(torch.nn.Module):
         self.post_processor = post_processor
 
     def forward(self, image: torch.Tensor, score: torch.Tensor, anomaly_map: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = InferenceBatch(pred_score=score, anomaly_map=anomaly_map, pred_mask=anomaly_map > 0.4)
+        given = InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
         result = self.post_processor(given, image.shape[-2:])
         return result.pred_label, result.pred_mask
 
@@ -401,6 +448,8 @@ def test_a_graph_decides_as_a_pass(tmp_path: Path) -> None:
     torch.manual_seed(0)
     noise = torch.nn.functional.avg_pool2d(torch.rand(5, 1, 34, 44), 5, stride=1)[:, 0]  # (5, 30, 40), ragged parts
     anomaly_map = ((noise - 0.5) * 4 + 0.3).clamp(0, 1)
+    anomaly_map[3] = 0.1
+    anomaly_map[3, 5:15, 5:15] = 0.5
     score = torch.tensor([0.2, 0.55, 0.7, 0.9, 0.95])
     graph = Graph(ClipSamPostProcessor(image_threshold=0.6, pixel_threshold=0.54, min_area=90)).eval()
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
@@ -417,13 +466,12 @@ def test_a_graph_decides_as_a_pass(tmp_path: Path) -> None:
     )
     image = torch.rand(5, 3, 60, 120)  # 6 of its pixels are one of the map's
     label, mask = graph(image, score, anomaly_map)
-    whole = anomaly_map > 0.4
+    whole = anomaly_map > 0.54
     assert label.tolist() == [False, False, True, True, True]
-    areas, means = (
-        ClipSamPostProcessor(image_threshold=0.6, **one) for one in ({"min_area": 90}, {"pixel_threshold": 0.54})
-    )
-    decided = [whole & label.view(-1, 1, 1), *(Graph(one)(image, score, anomaly_map)[1] for one in (areas, means))]
-    assert all(0 < mask.sum() < other.sum() < whole.sum() for other in decided)  # each rule takes some away
+    by_label = whole & label.view(-1, 1, 1)
+    assert 0 < mask.sum() < by_label.sum() < whole.sum()  # each rule takes some away
+    assert mask[3].any()  # and the hottest place is added
+    assert not whole[3].any()
     names = {"image": image.numpy(), "score": score.numpy(), "map": anomaly_map.numpy()}
     session = onnxruntime.InferenceSession(tmp_path / "post.onnx", providers=["CPUExecutionProvider"])
     for found, expected in zip(session.run(["label", "mask"], names), (label, mask), strict=True):
