@@ -91,7 +91,7 @@ class _Finder:
             self.register(due)
 
         try:
-            loader.exec_module = watched
+            loader.exec_module = watched  # type: ignore[method-assign]  # this loader alone
         except (AttributeError, TypeError):  # a frozen loader: the package still works, as `anomalib_clipsam.ClipSam`
             return
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -38,7 +38,7 @@ LITE_CONFIG = {
     },
 }
 
-CARRIED_CONFIGS = {"demo": DEMO_CONFIG, "lite": LITE_CONFIG}
+CARRIED_CONFIGS: dict[str, dict[str, Any]] = {"demo": DEMO_CONFIG, "lite": LITE_CONFIG}
 """Architectures that are not open_clip's."""
 
 

@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -41,6 +41,8 @@ class LearnedPrompts(nn.Module):
         deep (torch.Tensor): Deep prompts ``(N, d, D)``; number i replaces tokens 1 to d before block i + 2.
     """
 
+    ends: torch.Tensor
+
     def __init__(self, sentences: torch.Tensor, ends: torch.Tensor, deep: torch.Tensor) -> None:
         super().__init__()
         self.sentences = nn.Parameter(sentences, requires_grad=False)
@@ -48,11 +50,11 @@ class LearnedPrompts(nn.Module):
         self.register_buffer("ends", ends, persistent=False)
 
     @classmethod
-    def from_published(cls, content: dict[str, torch.Tensor], clip: CLIP) -> LearnedPrompts:
+    def from_published(cls, content: dict[str, Any], clip: CLIP) -> LearnedPrompts:
         """Read them from the content of a published file.
 
         Args:
-            content (dict[str, torch.Tensor]): The file's content, or what it has under ``"prompt_learner"``.
+            content (dict[str, Any]): The file's content, or what it has under ``"prompt_learner"``.
             clip (CLIP): CLIP that they go with.
 
         Returns:

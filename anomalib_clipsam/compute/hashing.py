@@ -29,7 +29,7 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(tensors.items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -95,4 +95,4 @@ def picture_key(image: torch.Tensor) -> str:
     Returns:
         str: SHA-256, in hexadecimal.
     """
-    return hashlib.sha256(image.detach().cpu().contiguous().numpy()).hexdigest()
+    return hashlib.sha256(image.detach().cpu().contiguous().numpy().data).hexdigest()

@@ -14,6 +14,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 from anomalib import TaskType
 from anomalib.data import PredictDataset
 from anomalib.data.datasets import AnomalibDataset
@@ -33,6 +35,13 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 LARGE = 2**25
 """Pixels above which pictures are decoded one after the other: PIL takes up to 4 bytes for each."""
 
+PAGED = (".tif", ".tiff", ".png", ".webp")
+"""Endings of files that may have several pages."""
+NEW_SUBFILE_TYPE = 254
+"""TIFF's tag whose first bit marks a reduced copy of another page."""
+DARK = 64
+"""A colour picture of 16 bits whose values all have a top byte below this has 14 bits or fewer in them: PIL, which
+keeps the top byte, makes it nearly black."""
 ABOVE_LIMIT = 2
 """Times PIL's limit of pixels up to which it only warns of a picture; what is asked for large pictures reads these."""
 
@@ -98,9 +107,45 @@ def _decode(image: Image.Image, mode: str) -> str | None:
         # that reader clips to 8 bits, and only the user knows which value is black and which is white
         if image.mode == "F" or low < 0 or high > 255:
             return f"holds values from {low} to {high} (mode {image.mode}): save it with 8 bits a channel"
+    deep = any(_is_deep(tile.args) for tile in image.tile)  # PIL forgets it once the file is decoded
     image.draft(None, (1, 1))  # a JPEG file is read to its end, but decoded at an eighth of its size
     image.crop((0, 0, 1, 1)).convert(mode)  # all is decoded for a pixel, and the others need not be converted
+    if deep and mode == "RGB" and max(high for _, high in image.convert(mode).getextrema()) < DARK:
+        highest = int(cv2.imdecode(np.fromfile(image.filename, np.uint8), cv2.IMREAD_UNCHANGED)[..., :3].max())
+        return (
+            f"has 16 bits a channel and no value above {highest}, as from a camera of {highest.bit_length()} bits: it "
+            "would be read as nearly black. Save it with 8 bits a channel, or with values that fill the range"
+        )
     return None
+
+
+def _is_deep(arguments: object) -> bool:
+    """Whether a decoder of PIL's, by its arguments, drops the lower byte of each value of a colour picture."""
+    texts = arguments if isinstance(arguments, tuple) else (arguments,)
+    return any(";16" in str(text) for text in texts) or (texts[0] == "RGB" and texts[-1] == 65535)
+
+
+def count_pages(path: str | Path) -> int:
+    """Count the pages of a TIFF, or the frames of an animation. Reduced copies in a pyramid are none.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        int: Their number; 1 for a file that cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1)
+            if image.format != "TIFF" or frames == 1:
+                return frames
+            pages = 0
+            for frame in range(frames):
+                image.seek(frame)
+                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1
+            return pages
+    except Exception:  # noqa: BLE001  # each of PIL's decoders raises what it likes; `find_fault` says what it is
+        return 1
 
 
 def _text(size: tuple[int, int]) -> str:

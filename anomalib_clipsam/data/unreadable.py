@@ -26,12 +26,12 @@ from torch.utils.data import BatchSampler, DataLoader, Subset
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_clipsam.data.advice import find_overwritten, find_results_inside
-from anomalib_clipsam.data.files import find_fault, list_files, reader_of, whole_of
+from anomalib_clipsam.data.files import PAGED, count_pages, find_fault, list_files, reader_of, whole_of
 from anomalib_clipsam.data.loader import PictureLoader, _Collate, _Reader
 from anomalib_clipsam.errors.errors import UserValueError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from lightning import LightningModule, Trainer
 
@@ -116,6 +116,7 @@ class PictureCheck(Callback):
             found = list(pool.map(lambda file: find_fault(*file, alone, self.fits), files))
         faults = {str(path): fault for (path, _), fault in zip(files, found, strict=True) if fault}
         self.skipped.append((len(files), faults))
+        self.note_pages(path for (path, _), fault in zip(files, found, strict=True) if not fault)
         if not faults:
             return
         kept = [index for index, fault in enumerate(found) if not fault]
@@ -133,6 +134,23 @@ class PictureCheck(Callback):
             dataset.subsample(kept, inplace=True)
         else:
             setattr(dataset, name, [getattr(dataset, name)[index] for index in kept])
+
+    def note_pages(self, paths: Iterable[str | Path]) -> None:
+        """Note which files have pages that nobody looks at: anomalib reads the first one.
+
+        Args:
+            paths (Iterable[str | Path]): The pictures.
+        """
+        paged = [path for path in paths if str(path).lower().endswith(PAGED)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            pages = {str(path): number for path, number in zip(paged, pool.map(count_pages, paged), strict=True)}
+        several = [f"{printable(path)} has {number}" for path, number in pages.items() if number > 1]
+        if several:
+            more = f"; and {len(several) - NAMED} more" if len(several) > NAMED else ""
+            self.notes.append(
+                "Of files with several pages, only the first page is scored. Save each page as a picture of its own: "
+                f"{'; '.join(several[:NAMED])}{more}."
+            )
 
     def pass_over(self, loader: Any) -> None:
         """Let a data loader pass over pictures that cannot be read any more when their turn comes.

@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.method.frame import inside_frame, map_to_frame
+from anomalib_clipsam.method.regions import label_parts
 from anomalib_clipsam.sam.decoder import decode
 
 if TYPE_CHECKING:
@@ -82,10 +83,6 @@ def mask_to_box(mask: torch.Tensor) -> torch.Tensor:
 def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
     """Keep the connected component with the highest mean score.
 
-    Every pixel of the mask has a number. In each step it takes the highest one among itself and its 8 neighbours in the
-    mask, until a component has one number. The number of steps is fixed, ``2 * (h + w)``, so that shapes stay static; a
-    component that winds further than that may count as several.
-
     Args:
         mask (torch.Tensor): ``(B, h, w)`` bool.
         anomaly_map (torch.Tensor): Scores ``(B, h, w)``.
@@ -94,16 +91,10 @@ def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> t
         torch.Tensor: ``(B, h, w)`` bool; empty where the mask is.
     """
     batch, height, width = mask.shape
-    inside = mask.float()
-    numbers = (
-        torch.arange(1, height * width + 1, device=mask.device, dtype=torch.float32).view(1, height, width) * inside
-    )
-    for _ in range(2 * (height + width)):
-        numbers = F.max_pool2d(numbers.unsqueeze(1), 3, stride=1, padding=1).squeeze(1) * inside
-    index = numbers.long().flatten(1)  # (B, h * w), 0 outside
-    sums = torch.zeros(batch, height * width + 1, device=mask.device)
-    counts = sums.scatter_add(1, index, inside.flatten(1))
-    sums = sums.scatter_add(1, index, (anomaly_map * inside).flatten(1))
+    index = label_parts(mask).flatten(1)  # (B, h * w), 0 outside
+    empty = torch.zeros(batch, height * width + 1, device=mask.device)
+    counts = empty.scatter_add(1, index, mask.float().flatten(1))
+    sums = empty.scatter_add(1, index, (anomaly_map * mask).flatten(1))
     means = torch.where(counts > 0, sums / counts.clamp(min=1), -1.0)
     means = torch.cat([torch.full_like(means[:, :1], -1.0), means[:, 1:]], dim=1)
     return (index == means.argmax(dim=1, keepdim=True)).view_as(mask) & mask

@@ -11,7 +11,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -93,21 +93,22 @@ class AprilGanLocalizer(ViTLocalizer):
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         tokens, maps, grids = self._embed(image), [], []
+        height, width = image.shape[-2:]
         for index, block in enumerate(self.clip.visual.transformer.resblocks, start=1):
             tokens = run_block(block, tokens)
             if index in self.taps:
                 patches = self.adapters[self.taps.index(index)](tokens[:, 1:])  # (B, h * w, C)
-                maps.append(text_anomaly_map(patches, self.text, SCALE, self.grid, tuple(image.shape[-2:])))
+                maps.append(text_anomaly_map(patches, self.text, SCALE, self.grid, (height, width)))
             if tapped and index in self.reference_taps:
                 grids.append(self._to_grid(tokens))
         return torch.stack(maps).mean(dim=0), self._global_score(tokens, SCALE), tuple(grids)
 
 
-def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: int) -> nn.ModuleList:
+def build_adapters(state_dict: dict[str, Any], width: int, embed_dim: int) -> nn.ModuleList:
     """Build APRIL-GAN's adapters from their published state dict (keys ``fc.<tap>.weight`` and ``fc.<tap>.bias``).
 
     Args:
-        state_dict (dict[str, torch.Tensor]): The layer's state dict, or the published file's whole content with it
+        state_dict (dict[str, Any]): The layer's state dict, or the published file's whole content with it
             under ``"trainable_linearlayer"``.
         width (int): Width D of CLIP's ViT.
         embed_dim (int): Size C of CLIP's embedding.

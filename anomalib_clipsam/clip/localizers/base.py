@@ -92,7 +92,6 @@ class Localizer(nn.Module, ABC):
     needs_adapters: ClassVar[bool] = False
     uses_class_name: ClassVar[bool] = True
     own_score: ClassVar[bool] = False
-    activation: str = ""
     joins_taps: ClassVar[bool] = False
     reference_sigma: ClassVar[float] = 0.0
     usual_self_distance: ClassVar[tuple[float, float] | None] = None
@@ -121,6 +120,11 @@ class Localizer(nn.Module, ABC):
         Returns:
             Localizer: The localizer.
         """
+
+    @property
+    def activation(self) -> str:
+        """Activation of the network that encodes the text; ``""`` where none does."""
+        return ""
 
     def __init__(self, ensemble: PromptEnsemble) -> None:
         super().__init__()
@@ -238,6 +242,10 @@ class ClipLocalizer(Localizer):
         mean (tuple[float, ...]): Mean that CLIP's images were normalised by. Defaults to OpenAI's.
         std (tuple[float, ...]): Deviation that they were normalised by. Defaults to OpenAI's.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    text: torch.Tensor
 
     def __init__(
         self,

@@ -71,7 +71,8 @@ class DenseLocalizer(ViTLocalizer):
         visual, scale = self.clip.visual, self.clip.logit_scale.exp()
         kept, tokens, grids = self._two_paths(image, self.vv_blocks, self.vv_blocks, tapped)
         maps = []
+        height, width = image.shape[-2:]
         for second in kept:
             patches = visual.ln_post(second[:, 1:]) @ visual.proj  # (B, h * w, C)
-            maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
+            maps.append(text_anomaly_map(patches, self.text, scale, self.grid, (height, width)))
         return torch.stack(maps).mean(dim=0), self._global_score(tokens, scale), grids

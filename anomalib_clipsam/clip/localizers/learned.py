@@ -82,6 +82,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
     uses_class_name = False
     own_score = True
     position_resize = ("bilinear", False)
+    gaussian: torch.Tensor
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -83,6 +83,8 @@ class SelfComparison(nn.Module):
     Args:
         grid (int): Side of the square grid of patches; even.
     """
+
+    near: torch.Tensor
 
     def __init__(self, grid: int) -> None:
         super().__init__()
@@ -247,7 +249,7 @@ class PyramidLocalizer(ClipLocalizer):
         config = clip.visual.trunk.pretrained_cfg
         super().__init__(clip, ensemble, image_size, config["mean"], config["std"])
         self.pyramid = pyramid
-        self.reference_tower = reference_tower
+        self.reference_tower: Any = reference_tower  # its methods are timm's
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
     @classmethod
@@ -305,7 +307,8 @@ class PyramidLocalizer(ClipLocalizer):
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         taps, last = self.tap(image)
-        odds, score = self.compare(taps, last, tuple(image.shape[-2:]))
+        height, width = image.shape[-2:]
+        odds, score = self.compare(taps, last, (height, width))
         return odds.sigmoid(), score.sigmoid(), self._tap_reference(image, taps) if tapped else ()
 
     def _tap_reference(self, image: torch.Tensor, taps: Taps) -> Taps:

@@ -116,7 +116,9 @@ class ViTLocalizer(ClipLocalizer):
         """
         blocks = list(self.clip.visual.transformer.resblocks)
         tokens = self._embed(image)  # (B, L, D)
-        second, kept, grids = None, [], []
+        second: torch.Tensor | None = None
+        kept: list[torch.Tensor] = []
+        grids: list[torch.Tensor] = []
         tapped_blocks = self.reference_taps if tapped else ()
         for number, block in enumerate(blocks, start=1):
             if number <= len(blocks) - count:

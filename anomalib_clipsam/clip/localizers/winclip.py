@@ -41,6 +41,8 @@ class WinClipLocalizer(Localizer):
 
     own_weights = "anomalib's WinClipModel"
     unit_text = False  # compared by the cosine
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, ensemble: PromptEnsemble) -> None:
         super().__init__(ensemble)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_clipsam.data import files
-from anomalib_clipsam.data.files import find_fault
+from anomalib_clipsam.data.files import count_pages, find_fault
 from anomalib_clipsam.data.unreadable import PictureCheck, check_transform
 
 if TYPE_CHECKING:
@@ -125,6 +126,40 @@ def test_values_that_eight_bits_do_not_hold(tmp_path: Path, values: np.ndarray, 
     """The reader of anomalib would clip them: a grey picture of 16 bits would be all white."""
     Image.fromarray(values).save(tmp_path / "picture.tiff")
     assert re.match(fault, find_fault(tmp_path / "picture.tiff"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
+@pytest.mark.parametrize(("highest", "bits"), [(1023, 10), (4095, 12), (65535, None)])
+def test_colours_of_fewer_bits_than_the_file_s_are_refused(
+    tmp_path: Path, suffix: str, highest: int, bits: int | None
+) -> None:
+    """Pillow keeps the top byte of 16 bits: a stain on a part from a camera of 12 bits was scored as a black frame."""
+    path, values = tmp_path / f"picture.{suffix}", np.full((8, 9, 3), highest // 2, np.uint16)
+    values[2, 3] = highest
+    assert cv2.imwrite(str(path), values)
+    fault = find_fault(path)
+    if bits is None:
+        assert fault is None
+    else:
+        assert fault.startswith(f"has 16 bits a channel and no value above {highest}, as from a camera of {bits} bits")
+
+
+def test_pages_that_nobody_looks_at_are_said(tmp_path: Path) -> None:
+    """Three defective pages passed, since the first one was good."""
+    PICTURE.save(tmp_path / "one.png")
+    PICTURE.save(tmp_path / "shots.tiff", save_all=True, append_images=[PICTURE, PICTURE])
+    PICTURE.save(tmp_path / "moving.png", save_all=True, append_images=[PICTURE.transpose(Image.Transpose.ROTATE_180)])
+    assert [count_pages(tmp_path / name) for name in ("one.png", "shots.tiff", "moving.png", "none.png")] == [
+        1,
+        3,
+        2,
+        1,
+    ]
+    check = PictureCheck()
+    check.leave_out(PredictDataset(tmp_path))
+    (note,) = check.notes
+    assert note.startswith("Of files with several pages, only the first page is scored.")
+    assert note.endswith(f"{tmp_path / 'moving.png'} has 2; {tmp_path / 'shots.tiff'} has 3.")
 
 
 def test_other_things_than_files(tmp_path: Path) -> None:

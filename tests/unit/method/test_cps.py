@@ -337,6 +337,14 @@ def test_component_of_a_winding_shape() -> None:
     assert torch.equal(most_anomalous_component(snake, torch.rand(1, 9, 12)), snake)
 
 
+def test_component_of_a_shape_that_winds_often() -> None:
+    """Its way of 670 pixels is many times as long as the map's two sides, and its ends are one component."""
+    snake = torch.zeros(1, 41, 32, dtype=torch.bool)
+    snake[0, ::2] = True
+    snake[0, 1::4, -1] = snake[0, 3::4, 0] = True
+    assert torch.equal(most_anomalous_component(snake, torch.rand(1, 41, 32)), snake)
+
+
 def test_component_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two blobs; the smaller is the more anomalous, and the box bounds it alone, to the pixel of the mask."""
     second = answer(logits_of((1, 1, 6, 3), (10, 9, 12, 14)))
