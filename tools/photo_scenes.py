@@ -10,7 +10,7 @@ Kinds of pictures, each with exact masks: scenes whose grounds, shapes and defec
 materials; photographs of objects and shelves with a defect drawn in; drawn parts of the training categories; paper with
 its real defects; and, with ``--real``, photographs of real defects, and of an object with such a defect laid on it.
 Each comes with the carried CLIP's own map and two maps of distances between features: to the picture's own patches, and
-to good pictures of the same thing. Every tenth photograph, two kinds of paper and every fifth photograph of a real defect
+to good pictures of the same thing. Every tenth photograph, two kinds of paper and every fifth photograph of a real one
 are for validation alone.
 
 Letters: S = 256 side of the picture, s = 32 of a map, N pictures in the store, P patches, C channels.

@@ -52,7 +52,7 @@ HELD_OUT_PHOTOGRAPHS = 5
 UNMARKED = ("pothole",)
 """Kinds whose damaged pictures have defects without a mask: no piece of them is taken for good."""
 
-TRANSPLANTED = 0.25
+TRANSPLANTED = 0.4
 """Share of the real defects that are laid on another photograph."""
 
 
