@@ -17,13 +17,13 @@ Reference:
 # A plain constant, which type checkers know: `typing` would double the cost of this import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from anomalib_clipsam.demo.datamodule import DrawnParts
+    from anomalib_clipsam.drawing.visualizers import PromptVisualizer, ResultVisualizer
+    from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
     from anomalib_clipsam.lightning_model import ClipSam
-    from anomalib_clipsam.passes.sam_post_processor import SamPostProcessor
-    from anomalib_clipsam.results.visualizer import PromptVisualizer, ResultVisualizer
+    from anomalib_clipsam.sam_post_processor.post_processor import SamPostProcessor
     from anomalib_clipsam.torch_model import ClipSamModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ClipSam",
@@ -38,10 +38,10 @@ __all__ = [
 _LAZY = {
     "ClipSam": "anomalib_clipsam.lightning_model",
     "ClipSamModel": "anomalib_clipsam.torch_model",
-    "DrawnParts": "anomalib_clipsam.demo.datamodule",
-    "PromptVisualizer": "anomalib_clipsam.results.visualizer",
-    "ResultVisualizer": "anomalib_clipsam.results.visualizer",
-    "SamPostProcessor": "anomalib_clipsam.passes.sam_post_processor",
+    "DrawnParts": "anomalib_clipsam.drawn_parts.datamodule",
+    "PromptVisualizer": "anomalib_clipsam.drawing.visualizers",
+    "ResultVisualizer": "anomalib_clipsam.drawing.visualizers",
+    "SamPostProcessor": "anomalib_clipsam.sam_post_processor.post_processor",
 }
 
 

@@ -29,8 +29,8 @@ PACKAGE = __name__.partition(".")[0]
 #: anomalib module -> our module, the class in it and the anomalib modules that get it; or a function that is called.
 HOSTS = {
     "anomalib.models": (f"{PACKAGE}.lightning_model", "ClipSam", ("anomalib.models", "anomalib.models.image")),
-    "anomalib.data": (f"{PACKAGE}.demo.datamodule", "DrawnParts", ("anomalib.data",)),
-    "anomalib.cli.cli": (f"{PACKAGE}.command_line", "settle", ()),
+    "anomalib.data": (f"{PACKAGE}.drawn_parts.datamodule", "DrawnParts", ("anomalib.data",)),
+    "anomalib.cli.cli": (f"{PACKAGE}.errors.command_line", "install_error_hook", ()),
 }
 
 
@@ -91,7 +91,7 @@ class _Finder:
             self.register(due)
 
         try:
-            loader.exec_module = watched
+            loader.exec_module = watched  # type: ignore[method-assign]  # this loader alone
         except (AttributeError, TypeError):  # a frozen loader: the package still works, as `anomalib_clipsam.ClipSam`
             return
 

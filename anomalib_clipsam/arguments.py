@@ -13,6 +13,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
+from anomalib_clipsam.errors.errors import UserTypeError, UserValueError
+
 FILES = ("prompts", "adapters", "clip_weights", "sam_weights", "few_shot_source")
 """Arguments that name a file: a ``Path`` does too."""
 
@@ -53,7 +55,7 @@ def check_types(annotated: Any, values: dict[str, Any]) -> None:
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):
             names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
             msg = f"{name} is {value!r}, but must be of the type {names}. Give such a value, or leave {name} out."
-            raise TypeError(msg)
+            raise UserTypeError(msg)
 
 
 def group(given: dict[str, Any] | None, annotated: Any, name: str) -> dict[str, Any]:
@@ -76,6 +78,6 @@ def group(given: dict[str, Any] | None, annotated: Any, name: str) -> dict[str, 
     unknown = [key for key in given if key not in names]
     if unknown:
         msg = f"{name} has no '{unknown[0]}'. Choose one of {', '.join(names)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     check_types(annotated, given)
     return given

@@ -15,23 +15,25 @@ Example:
     >>> # anomalib-clipsam weights verify                        # compare what is here with the table
     >>> # anomalib-clipsam predictions FOLDER --to out           # tables, masks, JSON lines and COCO of a folder
     >>> # anomalib-clipsam predictions FOLDER --to scores.csv --good GOOD    # one table; compared with a few good parts
+    >>> # anomalib-clipsam check DATA                            # verdicts and outlines against labels
     >>> # anomalib-clipsam compare --config compare.yaml         # anomalib's models side by side
     >>> # anomalib-clipsam app                                   # a picture at a time, in a browser
 """
 
 import logging
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anomalib_clipsam import __version__
-from anomalib_clipsam.command_line import ToStderr, find_advice, only_our_lines, sentence
+from anomalib_clipsam.errors.command_line import ToStderr, find_advice, only_our_lines, sentence
+from anomalib_clipsam.errors.errors import UserValueError
 
 Run = Callable[[Namespace], tuple[str, int]]
 """From the options to the text that is printed and the exit code."""
-
 
 TILES = "for large pictures: side of the tiles that they are cut into, or 'auto'"
 
@@ -93,18 +95,8 @@ def verify_weights(command: ArgumentParser) -> Run:
     return run
 
 
-def predictions(command: ArgumentParser) -> Run:
-    """Score the pictures of a folder with ClipSam, and write tables, masks, JSON lines and COCO into a folder.
-
-    The same command goes on with a run that was stopped. With `--to FILE.csv` there is one table only.
-    """
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
-    command.add_argument(
-        "--to", type=Path, required=True, metavar="RESULTS", help="folder to write, or a file that ends in .csv"
-    )
-    command.add_argument("--pictures", action="store_true", help="draw each picture with map, outline and verdict, too")
-    command.add_argument("--quiet", action="store_true", help="no progress bar, and the last line only")
-
+def add_model(command: ArgumentParser) -> None:
+    """Add the options that say which model, and what pictures are compared with."""
     model = command.add_argument_group("the model")
     model.add_argument(
         "--weights",
@@ -129,6 +121,9 @@ def predictions(command: ArgumentParser) -> Run:
     )
     model.add_argument("--tiles", type=tile_side, metavar="PIXELS", help=TILES)
 
+
+def add_decision(command: ArgumentParser) -> _ArgumentGroup:
+    """Add the options that say what is defective; more of them may be added to what is given."""
     decision = command.add_argument_group("what is defective")
     decision.add_argument(
         "--threshold",
@@ -136,6 +131,64 @@ def predictions(command: ArgumentParser) -> Run:
         metavar="SCORE",
         help="score, as in the table, above which a picture is defective (default: 0.5)",
     )
+    decision.add_argument(
+        "--pixel-threshold",
+        type=float,
+        metavar="VALUE",
+        help="value of the map above which a pixel is outlined; a lower one makes outlines grow (default: 0.5)",
+    )
+    decision.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="wished share of good pictures that are called defective; good parts and a batch set the threshold for it "
+        "(default: 0.15)",
+    )
+    return decision
+
+
+def read_decision(options: Namespace) -> dict[str, float]:
+    """Read thresholds as sensitivities: the score in the table stays, so that a threshold can be read off it."""
+    moved = {}
+    for name, level in (("threshold", "image"), ("pixel_threshold", "pixel")):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            what = "The threshold" if level == "image" else "The pixel threshold"
+            msg = f"{what} is {value}, but scores and maps lie between 0 and 1. Choose a number there."
+            raise UserValueError(msg)
+        if value is not None:
+            moved[f"{level}_sensitivity"] = 1 - value
+    return moved
+
+
+def compare_as(options: Namespace) -> dict[str, Any]:
+    """Read what pictures are compared with: as the options say, else as a checkpoint was made."""
+    from anomalib_clipsam.plugin.checkpoint import read_compared
+    from anomalib_clipsam.predictions.run import count_good_parts
+
+    if options.good is not None:
+        return {"k_shot": count_good_parts(options.good), "few_shot_source": str(options.good)}
+    if options.references is None and options.checkpoint is not None:
+        return read_compared(options.checkpoint)
+    return {"references": options.references}
+
+
+def predictions(command: ArgumentParser) -> Run:
+    """Score the pictures of a folder with ClipSam, and write tables, masks, JSON lines and COCO into a folder.
+
+    The same command goes on with a run that was stopped. With `--to FILE.csv` there is one table only.
+    """
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="pictures without labels, or one picture")
+    command.add_argument(
+        "--to", type=Path, required=True, metavar="RESULTS", help="folder to write, or a file that ends in .csv"
+    )
+    command.add_argument("--pictures", action="store_true", help="draw each picture with map, outline and verdict, too")
+    command.add_argument("--quiet", action="store_true", help="no progress bar, and the last line only")
+
+    add_model(command)
+
+    decision = add_decision(command)
     decision.add_argument(
         "--checkpoint", type=Path, metavar="FILE.ckpt", help="thresholds that `anomalib test` has found"
     )
@@ -156,39 +209,29 @@ def predictions(command: ArgumentParser) -> Run:
     @only_our_lines()
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam import ClipSam
-        from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-        from anomalib_clipsam.results.predict import (
-            check_trainer,
-            count_good_parts,
-            hash_content,
-            list_pictures,
-            write_predictions,
-        )
+        from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+        from anomalib_clipsam.predictions.run import check_trainer, hash_content, list_pictures, write_predictions
 
         list_pictures(options.folder)  # before anything is fetched
-        if options.threshold is not None and not 0 <= options.threshold <= 1:
-            msg = f"The threshold is {options.threshold}, but scores lie between 0 and 1. Choose a number there."
-            raise ValueError(msg)
+        moved = read_decision(options)
         if options.batch_size < 1:
             msg = f"The batch size is {options.batch_size}, but it is a number of pictures. Choose 1 or more."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         needs_folder = options.pictures or options.devices != "1" or options.num_nodes != 1
         if needs_folder and options.to.suffix == ".csv":
             msg = f"{options.to} is a table only. Give --to a folder for pictures, and for several processes."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if options.quiet:
             logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
         trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}
         check_trainer(**trainer)
-        # The score in the table stays as it is, so that the next threshold can be read off it.
-        moved = {} if options.threshold is None else {"image_sensitivity": 1 - options.threshold}
+        compared = compare_as(options)
         model = ClipSam(
             weights=options.weights,
             class_name=options.class_name,
             tiles=options.tiles,
-            references=options.references,
-            k_shot=0 if options.good is None else count_good_parts(options.good),
-            few_shot_source=None if options.good is None else str(options.good),
+            false_alarms=options.false_alarms,
+            **compared,
             post_processor=ClipSamPostProcessor(min_area=options.min_area, **moved),
         )
         names = (
@@ -196,6 +239,8 @@ def predictions(command: ArgumentParser) -> Run:
             "class_name",
             "checkpoint",
             "threshold",
+            "pixel_threshold",
+            "false_alarms",
             "min_area",
             "good",
             "references",
@@ -221,6 +266,47 @@ def predictions(command: ArgumentParser) -> Run:
             **trainer,
         )
         return found and f"{found}\n", 0
+
+    return run
+
+
+def check(command: ArgumentParser) -> Run:
+    """Compare verdicts and outlines with labels, and print what is missed, false alarms and outlines' F1.
+
+    The folder has the layout of MVTec AD: `train/good`, `test/good`, `test/KIND`, and `ground_truth/KIND` with a mask
+    for each defective picture, NAME_mask.png. Without `--good` and `--references`, pictures are compared with the
+    first good parts of `train/good`, if there are any.
+    """
+    command.add_argument("folder", type=Path, metavar="DATA", help="labelled pictures")
+    add_model(command)
+    command.add_argument(
+        "--good-parts", type=int, default=8, metavar="N", help="how many of train/good are taken (default: 8)"
+    )
+    add_decision(command)
+
+    @only_our_lines()
+    def run(options: Namespace) -> tuple[str, int]:
+        from anomalib_clipsam import ClipSam
+        from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+        from anomalib_clipsam.predictions.check import check, to_markdown
+        from anomalib_clipsam.predictions.run import count_good_parts
+
+        moved = read_decision(options)
+        options.checkpoint, train = None, options.folder / "train" / "good"
+        if options.good is None and options.references is None and train.is_dir() and options.good_parts > 0:
+            number = min(options.good_parts, count_good_parts(train))
+            compared = {"k_shot": number, "few_shot_source": str(train)}
+        else:
+            compared = compare_as(options)
+        model = ClipSam(
+            weights=options.weights,
+            class_name=options.class_name,
+            tiles=options.tiles,
+            false_alarms=options.false_alarms,
+            **compared,
+            post_processor=ClipSamPostProcessor(**moved),
+        )
+        return to_markdown([(options.folder.name, check(model, options.folder))]), 0
 
     return run
 
@@ -255,6 +341,13 @@ def app(command: ArgumentParser) -> Run:
     )
     command.add_argument("--tiles", type=tile_side, metavar="PIXELS", help=TILES)
     command.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="wished share of good pictures that are called defective, beside good parts (default: 0.15)",
+    )
+    command.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)"
     )
     command.add_argument("--port", type=int, default=7860, help="port; 0 for any that is free (default: 7860)")
@@ -263,7 +356,7 @@ def app(command: ArgumentParser) -> Run:
     def run(options: Namespace) -> tuple[str, int]:
         from anomalib_clipsam.app.page import serve
 
-        serve(options.weights, options.host, options.port, options.tiles)
+        serve(options.weights, options.host, options.port, options.tiles, options.false_alarms)
         return "", 0
 
     return run
@@ -271,6 +364,7 @@ def app(command: ArgumentParser) -> Run:
 
 COMMANDS = {
     "predictions": (predictions, "find defects in a folder of pictures: tables, masks, boxes, drawings"),
+    "check": (check, "measure verdicts and outlines on labelled pictures"),
     "app": (app, "try it on a picture, in a browser"),
     "compare": (compare, "anomalib's models side by side"),
     "weights list": (list_weights, "what is here, sizes, licences"),

@@ -12,31 +12,29 @@ Reference:
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.references import BatchJudge, picture_key
 from anomalib_clipsam.compute.precision import check_precision, encoders_in
-from anomalib_clipsam.frame import resize_image, scaled_size
-from anomalib_clipsam.fusion import Fusion, image_score
-from anomalib_clipsam.refiner import ClipSamStages, NotFiniteError, SamRefiner, not_finite
+from anomalib_clipsam.method.checks import check_images, is_blank
+from anomalib_clipsam.method.frame import resize_image, scaled_size
+from anomalib_clipsam.method.fusion import Fusion, image_score
+from anomalib_clipsam.method.refiner import SamRefiner
+from anomalib_clipsam.method.stages import ClipSamStages
+from anomalib_clipsam.references.judge import Answer, View, decide_unlike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
-    from anomalib_clipsam.clip import Localizer
-    from anomalib_clipsam.clip.localizers.base import Taps
-    from anomalib_clipsam.clip.references import Judge
-    from anomalib_clipsam.clip.references.judges import Answer, Look
-    from anomalib_clipsam.cps import CascadedPrompts
-    from anomalib_clipsam.ppg import PointPromptGenerator
-
-OVERSHOOT = 0.5
-"""How far outside [0, 1] values are clamped and not refused: where black and white pixels alternate, a bicubic resize
-takes them out of it by 0.45, with antialiasing by 0.28."""
+    from anomalib_clipsam.clip.localizers import Localizer
+    from anomalib_clipsam.method.cps import CascadedPrompts
+    from anomalib_clipsam.method.ppg import PointPromptGenerator
+    from anomalib_clipsam.references import Judge
 
 
 class ClipSamModel(SamRefiner):
@@ -54,10 +52,6 @@ class ClipSamModel(SamRefiner):
         class_name (str): Name that is asked about until :meth:`set_class_name` is called. Defaults to ``"object"``.
         precision (str): What CLIP's and SAM's image encoders compute in: ``"float32"``, ``"bf16"`` or ``"fp16"``.
             Defaults to ``"float32"``.
-
-    Attributes:
-        images_seen (int): Images since the counts were last reset; counted with refinement only.
-        images_refined (int): How many of them SAM has seen.
 
     Raises:
         ValueError: If the precision is unknown.
@@ -81,6 +75,12 @@ class ClipSamModel(SamRefiner):
         self.class_name = class_name
         self.requires_grad_(requires_grad=False)
 
+    takes_any_size = False
+    """Whether pictures come at their own size, and one by one."""
+
+    misfit: Callable[[tuple[int, int]], str | None] | None = None
+    """Explains why a picture of a width and height cannot be taken; ``None`` where any can."""
+
     def set_class_name(self, class_name: str) -> None:
         """Set the name in the text prompts. The text is encoded with the next image, once per name.
 
@@ -89,8 +89,22 @@ class ClipSamModel(SamRefiner):
         """
         self.class_name = class_name
 
+    def judged_by(self, judge: Judge | None) -> ClipSamModel:
+        """Copy the model with another judge, sharing the networks.
+
+        Args:
+            judge (Judge | None): Who judges beside the text; ``None`` for the text alone.
+
+        Returns:
+            ClipSamModel: The copy. It has a class name of its own.
+        """
+        other = copy(self)
+        other._modules = dict(self._modules)  # noqa: SLF001  # what `copy` shares, and must not
+        other.judge = judge
+        return other
+
     def settings(self) -> dict[str, Hashable]:
-        """Give all that predictions depend on besides the image and the weights.
+        """Return all that predictions depend on besides the image and the weights.
 
         Returns:
             dict[str, Hashable]: Class name, prompts, sizes, precision, references, and, as ``"ppg.min_score"``, what
@@ -124,8 +138,7 @@ class ClipSamModel(SamRefiner):
             InferenceBatch: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1]; ``pred_mask`` ``(B, H,
             W)`` bool, SAM's own, or ``None`` without refinement.
         """
-        stages = self.stages(image)
-        return InferenceBatch(pred_score=stages.score, anomaly_map=stages.fused_map, pred_mask=stages.mask)
+        return self.stages(image).predictions
 
     @torch.no_grad()
     def stages(self, image: torch.Tensor) -> ClipSamStages:
@@ -147,67 +160,80 @@ class ClipSamModel(SamRefiner):
         if not torch.compiler.is_compiling():
             check_precision(self.precision, image.device)
         image = image.clamp(0, 1)
-        anomaly_map, score = self.localize(image)
-        if self.sam is None:
-            return ClipSamStages(anomaly_map, score, fused_map=anomaly_map)
-        return self.refine(image, anomaly_map, score)
+        text_map, answer = self.localize(image)
+        stages = ClipSamStages(answer.map, answer.score, fused_map=answer.map)
+        if self.sam is not None:
+            stages = self.refine(image, answer.map, answer.score)
+        return replace(stages, text_map=text_map, unlike=answer.unlike)
 
-    def localize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def localize(self, image: torch.Tensor) -> tuple[torch.Tensor | None, Answer]:
         """Find where a part looks damaged, and whether it does, by text and references.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1].
+            tuple[torch.Tensor | None, Answer]: Map by text alone, ``(B, H, W)`` in [0, 1], or ``None`` of images that
+            were judged before; and S_a with the image score.
         """
-        if isinstance(self.judge, BatchJudge):
-            known = self.judge.recall([picture_key(picture) for picture in image], image.device)
-            if known is not None:
-                return known
-        return self.join(image, (look[:2] if self.judge is None else self.judge(*look) for look in self.looks(image)))
+        answer = None if self.judge is None else self.judge.known(image)
+        if answer is not None:
+            return None, answer
+        view = self.view(image)
+        answer = Answer(*view[:2]) if self.judge is None else self.judge(*view)
+        return view.map, self._finish(image, answer)
 
-    def count_looks(self, image: torch.Tensor) -> int:
-        """Say in how many views pictures ``(B, 3, height, width)`` are seen: each as a whole."""
+    def _finish(self, image: torch.Tensor, answer: Answer) -> Answer:
+        """Put thresholds at 0.5; where no other picture is known, a frame without structure is defective."""
+        if self.judge is not None:
+            answer = self.judge.finish(answer)
+            if self.judge.knows_others or self.judge.calibration.raw:
+                return answer
+        return answer._replace(score=decide_unlike(answer.score, is_blank(image)))
+
+    def count_views(self, image: torch.Tensor) -> int:
+        """Count the views of pictures ``(B, 3, height, width)``: each is seen as a whole."""
         return len(image)
 
-    def looks(self, image: torch.Tensor) -> Iterator[Look]:
-        """Give the looks at pictures ``(B, 3, height, width)``: one, see :meth:`look`."""
-        yield self.look(image)
+    def views(self, image: torch.Tensor) -> Iterator[View]:
+        """View pictures ``(B, 3, height, width)``, once, see :meth:`view`."""
+        yield self.view(image)
 
     def join(self, image: torch.Tensor, answers: Iterable[Answer]) -> Answer:
-        """Join what text and references say of each look: of a single one, that.
+        """Join what text and references say of each view: of a single one, that.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
-            answers (Iterable[tuple]): Map ``(B, H, W)`` and score ``(B,)`` of each look, in order.
+            answers (Iterable[Answer]): What they say of each view, in order.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: S_a ``(B, H, W)`` and the image score ``(B,)``, in [0, 1].
+            Answer: What they say of the pictures.
         """
         del image
         (answer,) = answers
         return answer
 
+    blend = join
+
     @torch.no_grad()
-    def look(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
+    def view(self, image: torch.Tensor) -> View:
         """Ask CLIP alone.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor, Taps]: Map ``(B, H, W)`` and image score ``(B,)`` by text, in [0, 1]; and,
-            where there are references, the features that they are compared by.
+            View: Map and image score by text; and, where there are references, the features that they are compared by.
 
         Raises:
             NotFiniteError: If a value is NaN or infinite.
         """
         self.localizer.set_class_name(self.class_name)
         shown = resize_image(image, max(self.map_size, self.localizer.image_size))  # a small map must not blur the view
+        taps: tuple[torch.Tensor, ...] = ()
         with encoders_in(self.precision, image.device.type):
             if self.judge is None:
-                (anomaly_map, global_score), taps = self.localizer(shown), ()
+                anomaly_map, global_score = self.localizer(shown)
             else:
                 anomaly_map, global_score, taps = self.localizer.with_taps(shown)
         self._check_finite("CLIP's map", (anomaly_map, global_score, *taps))
@@ -216,59 +242,4 @@ class ClipSamModel(SamRefiner):
         if tuple(anomaly_map.shape[-2:]) != size:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size, mode="area").squeeze(1)
         score = global_score if self.localizer.own_score else image_score(global_score, anomaly_map)
-        return anomaly_map, score, taps
-
-    @property
-    def batch_looks(self) -> dict[str, Callable[[torch.Tensor], None]]:
-        """What all pictures of a batch that judges itself are shown to before the pass, one after the other."""
-        return {"Comparing all pictures": self.collect}
-
-    def collect(self, image: torch.Tensor) -> None:
-        """Look at pictures of a batch that judges itself, those that were not seen yet.
-
-        Args:
-            image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], as they will come again.
-        """
-        check_images(image)
-        image = image.clamp(0, 1)
-        keys = [picture_key(picture) for picture in image]
-        new = {key: index for index, key in enumerate(keys) if not self.judge.knows(key)}
-        self.judge.skip(len(keys) - len(new))
-        if new:
-            looks = self.look(image[list(new.values())])
-            self.judge.collect(list(new), *looks, self.localizer.embedding)
-
-
-def check_images(images: torch.Tensor) -> None:
-    """Raise unless the model can take these images. Nothing is checked during an export.
-
-    Args:
-        images (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], or a little outside after a resize.
-
-    Raises:
-        TypeError: If they are not a float tensor.
-        ValueError: If the shape is wrong, or values lie farther outside [0, 1] than :data:`OVERSHOOT`.
-        NotFiniteError: If a value is NaN or infinite.
-    """
-    if torch.compiler.is_compiling():
-        return
-    expected = "Give floats in [0, 1] of shape (B, 3, height, width)"
-    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
-        msg = f"The images are {kind}. {expected}, such as `images / 255` of 8-bit values."
-        raise TypeError(msg)
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        msg = f"The images have the shape {tuple(images.shape)}. {expected}, such as `image.unsqueeze(0)` of one image."
-        raise ValueError(msg)
-    low, high = images.amin(), images.amax()  # NaN of NaN; without a copy, as a picture may have gigabytes
-    if (low >= -OVERSHOOT) & (high <= 1 + OVERSHOOT):  # a GPU is waited for here, once
-        return
-    wrong = not_finite((images,))
-    if wrong:
-        msg = f"Of the batch's images, those at {wrong} hold NaN or infinite values. {expected}."
-        raise NotFiniteError(msg, wrong)
-    msg = (
-        f"The images hold values from {low.item():.4g} to {high.item():.4g}. {expected}: divide 8-bit values by 255, "
-        "and leave `Normalize` out of pre-processor and augmentations, since the model normalises images itself."
-    )
-    raise ValueError(msg)
+        return View(anomaly_map, score, taps)

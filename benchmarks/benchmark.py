@@ -80,7 +80,8 @@ def random_learned(kind: str) -> dict[str, torch.Tensor]:
 
 def build_localizer(clip_size: int = 518, kind: str = "dense", clip: str = "ViT-L-14-336") -> torch.nn.Module:
     """A localizer, by default ``dense`` with CLIP ViT-L-14-336, random weights."""
-    from anomalib_clipsam.clip import LOCALIZERS, PromptEnsemble, build_clip
+    from anomalib_clipsam.clip import PromptEnsemble, build_clip
+    from anomalib_clipsam.clip.localizers import LOCALIZERS
 
     localizer = LOCALIZERS[kind].build(
         PromptEnsemble(),
@@ -98,9 +99,9 @@ def build_clip_sam(
     architecture: str, precision: str = "float32", clip_size: int = 518, **localizer: str
 ) -> torch.nn.Module:
     """The whole model, with random weights of the published sizes."""
-    from anomalib_clipsam.cps import CascadedPrompts
-    from anomalib_clipsam.fusion import Fusion
-    from anomalib_clipsam.ppg import PointPromptGenerator
+    from anomalib_clipsam.method.cps import CascadedPrompts
+    from anomalib_clipsam.method.fusion import Fusion
+    from anomalib_clipsam.method.ppg import PointPromptGenerator
     from anomalib_clipsam.sam import build_sam
     from anomalib_clipsam.torch_model import ClipSamModel
 
@@ -270,7 +271,7 @@ def skipped_lite(architecture: str) -> Run:
 
 def localizer_judged(references: str, k_shot: int = 0) -> Run:
     """CLIP's map, joined with a reference."""
-    from anomalib_clipsam.clip.references import build_judge
+    from anomalib_clipsam.references import build_judge
     from anomalib_clipsam.torch_model import ClipSamModel
 
     localizer, image = build_localizer(), picture()
@@ -300,8 +301,8 @@ def judged_by_8(architecture: str) -> Run:
 
 def one_of_a_batch(architecture: str) -> Run:
     """What one picture of a batch costs beside CLIP: its features averaged, and half of its pairs with the others."""
-    from anomalib_clipsam.clip.references.batch import MUSC_SIZES, aggregate_neighbours
-    from anomalib_clipsam.clip.references.features import patches_of
+    from anomalib_clipsam.references.distances.batch import MUSC_SIZES, aggregate_neighbours
+    from anomalib_clipsam.references.distances.features import patches_of
 
     del architecture
     taps = [torch.randn(1, 1024, 37, 37) for _ in range(4)]
@@ -320,7 +321,7 @@ def one_of_a_batch(architecture: str) -> Run:
 
 def prompts_and_decoder(architecture: str) -> Run:
     """What follows the two encoders: PPG, three passes of the decoder, fusion."""
-    from anomalib_clipsam.frame import frame_to_map
+    from anomalib_clipsam.method.frame import frame_to_map
 
     model, anomaly_map = build_clip_sam(architecture), torch.rand(1, 518, 518)
     model.localizer = model.sam.image_encoder.blocks = None  # only the encoders' results are needed
@@ -399,7 +400,7 @@ def anomaly_vfm(architecture: str) -> Run:
 def build_pipeline(architecture: str) -> torch.nn.Module:
     """The Lightning module of the whole model: what is exported, with the resize before and the thresholds after it."""
     from anomalib_clipsam import ClipSam
-    from anomalib_clipsam.passes.processing import ClipSamPreProcessor
+    from anomalib_clipsam.plugin.pre_processor import ClipSamPreProcessor
 
     module = ClipSam(weights="lite", class_name="object").eval()
     module.model, module.pre_processor = build_clip_sam(architecture), ClipSamPreProcessor(1024)
@@ -416,7 +417,7 @@ class RandomPictures:
         """Set up nothing."""
 
     def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
-        """Give one batch of one picture."""
+        """Return one batch of one picture."""
         return [{"image": picture()}]
 
 

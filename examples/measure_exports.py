@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import binary_precision_recall_curve
 from tqdm import tqdm
 
 from anomalib_clipsam import DrawnParts
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES
 
 STEP = 3
 """Every third drawn part is taken."""
@@ -33,7 +33,7 @@ Picture = tuple[str, Path, Path | None]
 
 
 def load(name: str) -> Callable[[np.ndarray], Answer]:
-    """Give a function from images to the outputs."""
+    """Return a function from images to the outputs."""
     path, _, precision = name.partition(":")
     if path.endswith(".pt"):
         model = TorchInferencer(path, device="cpu").model

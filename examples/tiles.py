@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 SIDE, OVERLAP, LARGEST_MAP, WHOLE_WEIGHT = 256, 0.25, 1024, 0.4
-FLOOR, RATIO, MOST_ASKS = 0.4, 0.5, 8
+FLOOR, RATIO, MAX_CROPS = 0.4, 0.5, 8
 """SAM is asked where the map passes the floor, and this share of its maximum: PPG's `min_score` and `region_ratio`."""
 
 
@@ -28,7 +28,7 @@ def starts(whole: int, length: int) -> list[int]:
 
 
 def window(length: int) -> np.ndarray:
-    """Give how much each pixel of a tile counts: raised cosines over the overlap at its sides, 1 between."""
+    """Return how much each pixel of a tile counts: raised cosines over the overlap at its sides, 1 between."""
     ramp = min(max(1, round(length * OVERLAP)), length // 2 or 1)
     place = np.arange(length) + 0.5
     weights = 0.5 - 0.5 * np.cos(np.pi * np.minimum(np.minimum(place, length - place) / ramp, 1))
@@ -81,7 +81,7 @@ def main(localizer_path: str, refiner_path: str, picture_path: str, overlay_path
 
     mask, left_over, asked = np.zeros(size, dtype=bool), anomaly_map.copy(), 0
     side = min(tile, *size)
-    while asked < MOST_ASKS and left_over.max() >= max(FLOOR, RATIO * anomaly_map.max()):
+    while asked < MAX_CROPS and left_over.max() >= max(FLOOR, RATIO * anomaly_map.max()):
         centre = np.unravel_index(left_over.argmax(), size)
         top, left = (int(min(max(0, at - side // 2), whole - side)) for at, whole in zip(centre, size, strict=True))
         at = (slice(top, top + side), slice(left, left + side))

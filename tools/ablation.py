@@ -30,13 +30,12 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references import BatchJudge, FewShotJudge
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.demo.datamodule import DrawnParts
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
-from anomalib_clipsam.frame import frame_to_map
-from anomalib_clipsam.fusion import Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES, defects_of, draw_part
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.method.frame import frame_to_map
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 
 OPTIONS = {
     "min_score": (0.3, 0.4, 0.5, 0.6),
@@ -103,13 +102,14 @@ def encode(
     model.model.set_class_name(class_name)
     squeezed = [model.pre_processor(torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255) for image in images]
     chunks = torch.cat(squeezed).clamp(0, 1).split(8)
-    if isinstance(model.model.judge, BatchJudge):
+    if model.compares_batch:
         model.model.judge.begin(len(images))
-        for chunk in chunks:
-            model.model.collect(chunk)
+        for step in model.model.judge.steps(model.model).values():
+            for chunk in chunks:
+                step(chunk)
         model.model.judge.judge()
-    localized = [model.model.localize(chunk) for chunk in chunks]
-    anomaly_map, score = (torch.cat(values) for values in zip(*localized, strict=True))
+    localized = [model.model.localize(chunk)[1] for chunk in chunks]
+    anomaly_map, score = (torch.cat(values) for values in zip(*(answer[:2] for answer in localized), strict=True))
     size = tuple(anomaly_map.shape[:-3:-1])
     mask = np.stack([cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in masks])
     label = np.array([m.any() for m in masks])
@@ -376,7 +376,7 @@ def compare_references(weights: str, root: Path | None, mvtec: list[Path], tiles
             defaults, figures = defaults_of(model), {"without SAM": [], "with SAM": []}
             for part in tqdm(parts, desc=label, leave=False):
                 model.model.set_class_name(part.name)
-                if isinstance(model.model.judge, FewShotJudge):
+                if model.k_shot:
                     good = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255 for image in part.good]
                     model.set_references(
                         torch.cat([model.pre_processor(image) for image in good[: arguments["k_shot"]]])

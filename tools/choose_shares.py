@@ -27,10 +27,10 @@ from torch import nn
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references.calibration import passing_threshold
-from anomalib_clipsam.clip.references.combination import Combination
-from anomalib_clipsam.clip.references.features import peak_score
-from anomalib_clipsam.fusion import Fusion
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.references.calibration import passing_threshold
+from anomalib_clipsam.references.combination import Combination
+from anomalib_clipsam.references.distances.features import peak_score
 
 GOOD, TESTED = 4, 12
 """Good parts that are references, and pictures of a photograph that are tested."""
@@ -93,7 +93,7 @@ def paper_part(folder: Path) -> Part:
 
 
 def prepare(model: ClipSam, images: list[np.ndarray]) -> torch.Tensor:
-    """Give RGB images as the model takes them, ``(B, 3, S, S)`` in [0, 1]."""
+    """Return RGB images as the model takes them, ``(B, 3, S, S)`` in [0, 1]."""
     whole = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255 for image in images)
     return torch.cat([model.pre_processor(image).clamp(0, 1) for image in whole])
 
@@ -109,7 +109,7 @@ def build(part: Part, arguments: dict, *, refine: bool) -> ClipSam:
 
 @torch.no_grad()
 def record(part: Part, arguments: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
-    """Give text maps ``(B, H, W)``, text scores ``(B,)``, reference maps ``(B, H, W)`` and masks ``(B, H, W)``."""
+    """Return text maps ``(B, H, W)``, text scores ``(B,)``, reference maps ``(B, H, W)`` and masks ``(B, H, W)``."""
     model = build(part, arguments, refine=False)
     judge = model.model.judge
     recorder = judge.combination = Recorder(judge.combination)
@@ -121,7 +121,7 @@ def record(part: Part, arguments: dict) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def measure_share(share: float, recorded: tuple) -> tuple[float, float, float]:
-    """Give pixel F1-max, pixel AP and image AUROC at a share of the text in map and score."""
+    """Return pixel F1-max, pixel AP and image AUROC at a share of the text in map and score."""
     text_map, text_score, reference_map, masks = recorded
     values, truth = torch.lerp(reference_map, text_map, share)[:, ::2, ::2].numpy().ravel(), masks[:, ::2, ::2].ravel()
     precision, recall, _ = precision_recall_curve(truth, values)
@@ -134,7 +134,7 @@ def measure_share(share: float, recorded: tuple) -> tuple[float, float, float]:
 
 
 def measure_thresholds(part: Part) -> dict[str, tuple[float, float, float]]:
-    """Give shares of defective and good pictures called defective, and their pixel F1, by thresholds of a batch."""
+    """Return shares of defective and good pictures called defective, and their pixel F1, by thresholds of a batch."""
     text_map, text_score, reference_map, masks = record(part, KINDS["batch"])
     combination = Combination()
     maps, scores = combination(text_map, text_score, reference_map)
@@ -174,7 +174,7 @@ def compare_thresholds(parts: list[Part]) -> None:
 
 
 def measure_weights(parts: list[Part], arguments: dict) -> dict[float, np.ndarray]:
-    """Give mean pixel F1-max and AP of the final map at each of the fusion's weights; 0 is the map alone."""
+    """Return mean pixel F1-max and AP of the final map at each of the fusion's weights; 0 is the map alone."""
     figures = {weight: [] for weight in WEIGHTS}
     for part in tqdm(parts, leave=False):
         model = build(part, arguments, refine=True)

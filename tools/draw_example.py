@@ -18,9 +18,9 @@ from anomalib.data import ImageItem
 from anomalib.visualization.image.functional import create_image_grid
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.demo.datamodule import DrawnParts
-from anomalib_clipsam.results.drawing import sheet
-from anomalib_clipsam.results.visualizer import draw_item
+from anomalib_clipsam.drawing.panels import sheet
+from anomalib_clipsam.drawing.stages import draw_item
+from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
 
 ROWS = {"leather": "scratch", "mosaic": "crack", "capsule": "hole", "connector": "good", "key": "stain"}
 """Category and kind of the picture."""

@@ -36,11 +36,12 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip.references import Combination
-from anomalib_clipsam.demo import canvas, defects, drawing, textures
-from anomalib_clipsam.demo.canvas import SIZE, rgb
-from anomalib_clipsam.demo.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
-from anomalib_clipsam.results.drawing import BOX, WHITE, heat, outline, sheet
+from anomalib_clipsam.drawing.panels import BOX, WHITE, heat, outline, sheet
+from anomalib_clipsam.drawn_parts import canvas, defects, drawing, textures
+from anomalib_clipsam.drawn_parts.canvas import SIZE, rgb
+from anomalib_clipsam.drawn_parts.drawing import HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
+from anomalib_clipsam.references import Combination
+from anomalib_clipsam.references.judge import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,7 @@ def draw_layers(category: str, rng: np.random.Generator, size: int = SIZE) -> tu
 
 
 def is_texture(category: str) -> bool:
-    """Say whether a category fills its pictures."""
+    """Report whether a category fills its pictures."""
     return bool((draw_layers(category, np.random.default_rng(0))[1] > 0.5).all())
 
 
@@ -275,10 +276,10 @@ def compare_references(kinds: list[str], products: int, folder: Path | None, lon
                 image = tensor(picture.image)
                 looks = [
                     (text, score, judge.calibration(judge.reference(taps, tuple(text.shape[-2:]))))
-                    for text, score, taps in inner.looks(image)
+                    for text, score, taps in inner.views(image)
                 ]
                 for name, join in joins.items():
-                    anomaly_map, score = inner.join(image, (join(*looked) for looked in looks))
+                    anomaly_map, score, _ = inner.join(image, (Answer(*join(*looked)) for looked in looks))
                     curve, scores, called = found[name]
                     curve.add(anomaly_map[0].numpy(), picture.mask)
                     scores.append(float(score))
@@ -332,7 +333,7 @@ class Curve:
             row += np.bincount(pixels.ravel(), minlength=BINS)
 
     def f1_max(self) -> float:
-        """Give it."""
+        """Return it."""
         false, true = (row[::-1].cumsum() for row in self.counts)
         return float((2 * true / np.maximum(true + false + self.counts[1].sum(), 1)).max())
 
@@ -357,8 +358,8 @@ def look(model: ClipSam, picture: Large) -> Looks:
     """Look at tiles and whole, whatever the picture's size."""
     inner, image = model.model, tensor(picture.image)
     inner.set_class_name("object")
-    whole, score = inner.look_at_whole(image)
-    tiles, scores = inner.blend(image, (looked[:2] for looked in inner.looks(image)))
+    whole, score, _ = inner.view_whole(image)
+    tiles, scores, _ = inner.blend(image, (Answer(*looked[:2]) for looked in inner.views(image)))
     return Looks(tiles[0].numpy(), scores.numpy(), whole[0].numpy(), float(score))
 
 
@@ -432,7 +433,7 @@ def choose(groups: dict[str, list[Large]], sides: list[int], overlaps: list[floa
 
 @torch.no_grad()
 def measure(model: ClipSam, pictures: list[Large], class_name: str) -> list[float]:
-    """Give F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and of defective > 0.5."""
+    """Return F1-max of CLIP's map and of the whole method, image AUROC, and the shares of good and defective > 0.5."""
     clip, whole, scores = Curve(), Curve(), []
     model.model.set_class_name(class_name)
     for picture in tqdm(pictures, leave=False):
@@ -515,7 +516,7 @@ def _enlarged(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def peak_memory(*, reset: bool = False) -> float:
-    """Give the most memory that the process held since the last reset, in MB (Linux)."""
+    """Return the most memory that the process held since the last reset, in MB (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

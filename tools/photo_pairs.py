@@ -15,10 +15,11 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import scenes
 
-from anomalib_clipsam.demo import defects, scenes
-from anomalib_clipsam.demo.canvas import SIZE, photograph, rgb
-from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES, defects_of, draw_part
+from anomalib_clipsam.drawn_parts import defects
+from anomalib_clipsam.drawn_parts.canvas import SIZE, photograph, rgb
+from anomalib_clipsam.drawn_parts.drawing import TRAINING_CATEGORIES, defects_of, draw_part
 
 HELD_OUT_MATERIALS = ("terrazzo", "corrugatedsteel", "carpet", "marble", "woodfloor", "plastic", "roofingtiles", "bark")
 HELD_OUT_PAPERS = ("PA_BRG02_RL", "PA_FLR01_TL")
@@ -34,7 +35,7 @@ DRAWN_DEFECTS = (
     "glue",
     "cut",
 )
-"""Defects of :mod:`anomalib_clipsam.demo.defects` that can befall any picture; ``distortion`` needs a pattern."""
+"""Defects of ``anomalib_clipsam.drawn_parts.defects`` that can befall any picture; ``distortion`` needs a pattern."""
 
 SHATTERED = 0.05
 """Share of the defects that are large breaks."""

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import scenes
 import timm
 import torch
 from measure_lite import load
@@ -34,8 +35,7 @@ from real_defects import Marked, RealDefects, crop_defect, transplant
 from torch.nn import functional as F  # noqa: N812
 from train_lite_clip import CARRIED
 
-from anomalib_clipsam.demo import scenes
-from anomalib_clipsam.demo.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
+from anomalib_clipsam.drawn_parts.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
 
 SIZE = 256
 CELLS = SIZE // 8

@@ -19,10 +19,10 @@ from ablation import defaults_of, draw_training_sets, mean, measure
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.frame import frame_to_map
-from anomalib_clipsam.fusion import Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.method.frame import frame_to_map
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ DISTORTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def otsu(anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Give each picture's own threshold ``(B, 1, 1)`` that parts its scores into two classes of least variance."""
+    """Return each picture's own threshold ``(B, 1, 1)`` that parts its scores into two classes of least variance."""
     edges = torch.linspace(0, 1, BINS + 1)[1:]
     values = anomaly_map.flatten(1)
     counts = torch.stack([torch.histc(picture, BINS, 0, 1) for picture in values])  # (B, BINS)
@@ -62,7 +62,7 @@ def otsu(anomaly_map: torch.Tensor) -> torch.Tensor:
 
 
 def best_threshold(maps: torch.Tensor, mask: np.ndarray) -> float:
-    """Give the pixel threshold of the highest F1, as a validation pass with masks finds it."""
+    """Return the pixel threshold of the highest F1, as a validation pass with masks finds it."""
     truth, values = torch.from_numpy(mask).flatten(), maps.flatten()
     order = values.argsort(descending=True)
     hits = truth[order].cumsum(0)
@@ -71,7 +71,7 @@ def best_threshold(maps: torch.Tensor, mask: np.ndarray) -> float:
 
 
 def good_threshold(maps: torch.Tensor, label: np.ndarray, share: float = 0.999) -> float:
-    """Give the pixel threshold that lets a share of the good parts' pixels pass, without any mask."""
+    """Return the pixel threshold that lets a share of the good parts' pixels pass, without any mask."""
     values = maps[torch.from_numpy(~label)].flatten().sort().values
     return float(values[min(int(share * len(values)), len(values) - 1)])
 
@@ -94,7 +94,7 @@ class Ruled(PointPromptGenerator):
 
 
 def rules_of(defaults: dict, maps: torch.Tensor, encoded: Encoded) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """Give the rules that are compared, those with a threshold calibrated on these maps."""
+    """Return the rules that are compared, those with a threshold calibrated on these maps."""
     today = PointPromptGenerator(min_score=defaults["min_score"], region_ratio=defaults["region_ratio"])
     labelled, unlabelled = best_threshold(maps, encoded.mask), good_threshold(maps, encoded.label)
     ratio = defaults["region_ratio"]

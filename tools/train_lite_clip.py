@@ -37,7 +37,7 @@ from anomalib_clipsam.clip.localizers.pyramid import REFERENCE_PREFIX, REFERENCE
 
 IMAGE_SIZE, PAIRS = 256, 6
 NAMES = ("object", "part", "product", "item", "surface", "component", "tile", "sample", "thing", "workpiece")
-CARRIED = Path(__file__).parents[1] / "anomalib_clipsam" / "demo"
+CARRIED = Path(__file__).parents[1] / "anomalib_clipsam" / "weights" / "carried"
 VALIDATION = {"material": 40, "object": 30, "paper": 24, "part": 40, "thin": 40}
 """Pairs of each source that a report measures."""
 
@@ -51,7 +51,7 @@ def imagenet_weights(tower: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def reference_weights(tower: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Give the ImageNet weights of the stages that references compare, as the adapters' file has them."""
+    """Return the ImageNet weights of the stages that references compare, as the adapters' file has them."""
     tower = deepcopy(tower)
     tower.load_state_dict(imagenet_weights(tower))
     tower.prune_intermediate_layers(list(REFERENCE_STAGES))

@@ -45,8 +45,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 from anomalib_clipsam.sam.build import build_sam
 from anomalib_clipsam.sam.decoder import decode
 

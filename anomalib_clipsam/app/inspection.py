@@ -19,15 +19,17 @@ from anomalib.data.utils.boxes import masks_to_boxes
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_clipsam.clip.class_names import DEFAULT_CLASS_NAME
-from anomalib_clipsam.clip.references import Thresholds, build_judge
+from anomalib_clipsam.data.files import FORMATS, find_fault
+from anomalib_clipsam.drawing.panels import FOUND, fit, heat, orientation_of, outline, upright
+from anomalib_clipsam.drawing.stages import CROPS, draw_crops, draw_prompts
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError, counted, printable
 from anomalib_clipsam.lightning_model import ClipSam
-from anomalib_clipsam.messages import printable
-from anomalib_clipsam.passes.pictures import FORMATS, find_fault
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor
-from anomalib_clipsam.results.drawing import FOUND, fit, heat, orientation_of, outline, upright
-from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
-from anomalib_clipsam.results.visualizer import CROPS, draw_asks, draw_prompts
+from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
+from anomalib_clipsam.references import Thresholds, build_judge
+from anomalib_clipsam.references.bounds import FALSE_ALARMS, check_false_alarms
+from anomalib_clipsam.references.judge import reasons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +57,7 @@ class Look:
         class_name (str): Name that CLIP was asked about.
         notes (tuple[str, ...]): What a user should know, in sentences. Defaults to none.
         orientation (int): How the picture is to be turned for a person, see
-            :func:`~anomalib_clipsam.results.drawing.orientation_of`. Defaults to ``1``, not at all.
+            :func:`~anomalib_clipsam.drawing.panels.orientation_of`. Defaults to ``1``, not at all.
     """
 
     picture: Image.Image
@@ -94,11 +96,16 @@ class Inspector:
     Args:
         weights (str): As ``weights`` of :class:`~anomalib_clipsam.lightning_model.ClipSam`. Defaults to ``"lite"``.
         tiles (int | str | None): As ``tiles`` of the same. Defaults to ``None``.
+        false_alarms (float): As ``false_alarms`` of the same. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
     """
 
-    def __init__(self, weights: str = "lite", tiles: int | str | None = None) -> None:
+    def __init__(
+        self, weights: str = "lite", tiles: int | str | None = None, false_alarms: float = FALSE_ALARMS
+    ) -> None:
+        check_false_alarms(false_alarms)
+        self.false_alarms = false_alarms
         self.model = ClipSam(weights=weights, tiles=tiles).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self._usual_judge = self.model.model.judge
         self._lock = Lock()  # the model holds one class name and one set of good parts at a time
 
     @property
@@ -129,48 +136,47 @@ class Inspector:
         class_name = tidy(class_name)
         if len(class_name) > LONGEST_NAME:
             msg = f"The class name has {len(class_name)} letters, and {LONGEST_NAME} are allowed. Give a shorter one."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         notes = []
         if good and self.in_tiles:
             msg = "Good parts in tiles take minutes, and this page looks at tiles. Take them out, or leave --tiles out."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         image = read_upload(path)
         misfit = self.model.model.misfit(image.size) if self.in_tiles else None
         if misfit is not None:
             msg = f"{printable(Path(path).name)} {misfit}"
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if len(good) > MOST_GOOD_PARTS:
             notes.append(f"Of the {len(good)} good parts, the first {MOST_GOOD_PARTS} are used.")
         parts = [self._fitted(read_upload(part)) for part in good[:MOST_GOOD_PARTS]]
         model = self.model.model
         with self._lock:
-            try:
-                model.set_class_name(class_name)
-                model.judge = self._usual_judge
-                if parts:
-                    model.judge = build_judge(model.localizer, "none", len(parts), {}).to(self.model.device)
-                    model.judge.learn(torch.cat(parts), model)
-                shown = self._fitted(image)
-                unlike_before = 0 if model.judge is None else model.judge.unlike
-                stages = model.stages(shown)
-                judge = model.judge
-            finally:
-                model.judge = self._usual_judge
-        if parts and judge.unlike > unlike_before:
-            notes.append("It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?")
+            if parts:
+                judge = build_judge(model.localizer, "none", len(parts), {}, false_alarms=self.false_alarms)
+                judge = judge.to(self.model.device)
+                model = model.judged_by(judge)
+            model.set_class_name(class_name)
+            if parts:
+                judge.learn(torch.cat(parts), model)
+            shown = self._fitted(image)
+            stages = model.stages(shown)
+        (why,) = reasons(stages.score, model.judge)
+        if why:
+            notes.append(f"It is defective whatever the threshold: {why}. Is it the same part, seen in the same way?")
+        if parts and judge.copies:
+            notes.append(f"{counted(len(judge.copies), 'good part')} of {len(parts)} shows what an earlier one shows.")
         picture = fit(image, PANEL)
         steps = {"Text and good parts" if parts else "CLIP map": heat(picture, stages.anomaly_map[0])}
         orientation = orientation_of(path)
         if stages.region is None or not stages.region.any():
             notes.append("CLIP finds nothing suspicious in it, so SAM was not asked.")
-        elif stages.asks is not None:
-            steps[CROPS] = draw_asks(picture, stages)
+        elif stages.crops is not None:
+            steps[CROPS] = draw_crops(picture, stages)
         else:
             steps |= draw_prompts(picture, stages, model.ppg.frame_size, shown.shape[-2:], orientation)
         steps = {title: upright(panel, orientation) for title, panel in steps.items()}
-        answers = (stages.score, None, stages.fused_map, stages.mask)
-        predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in answers))
-        thresholds = judge.thresholds if parts else None
+        predictions = InferenceBatch(*(None if answer is None else answer.cpu() for answer in stages.predictions))
+        thresholds = model.judge.thresholds if parts else None
         return Look(picture, predictions, thresholds, steps, class_name, tuple(notes), orientation)
 
     def _fitted(self, image: Image.Image) -> torch.Tensor:
@@ -180,7 +186,7 @@ class Inspector:
 
 
 def tidy(class_name: str) -> str:
-    """Give the name that CLIP is asked about.
+    """Return the name that CLIP is asked about.
 
     Args:
         class_name (str): What somebody typed.
@@ -197,8 +203,7 @@ def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.
     Args:
         look (Look): What the networks said.
         image_threshold (float): Score above which the picture is defective, in [0, 1]. Defaults to ``0.5``.
-        pixel_threshold (float): A connected part of SAM's mask stays where the mean of the map is above it, in [0, 1].
-            Defaults to ``0.5``.
+        pixel_threshold (float): The outline is where the map is above it, in [0, 1]. Defaults to ``0.5``.
 
     Returns:
         Decision: Verdict and mask.
@@ -217,7 +222,7 @@ def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.
         regions=len(boxes),
         share=mask.float().mean().item(),
         outlined=upright(outline(look.picture, mask, FOUND), look.orientation),
-        map=upright(heat(look.picture, decided.anomaly_map[0]), look.orientation),
+        map=upright(heat(look.picture, decided.anomaly_map[0], pixel_threshold), look.orientation),
     )
 
 
@@ -237,11 +242,11 @@ def read_upload(path: str | Path) -> Image.Image:
     path, name = Path(path), printable(Path(path).name)
     if not path.exists():
         msg = f"{name} is no longer here: files are deleted after an hour. Drop it once more."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     size = path.stat().st_size
     if size > MOST_BYTES:
         msg = f"{name} has {size / 2**20:.1f} MB, and {MOST_BYTES / 2**20:.0f} MB are allowed. Save it smaller."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     try:
         with Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -252,10 +257,10 @@ def read_upload(path: str | Path) -> Image.Image:
             f"{name} has {pixels / 1e6:.1f} megapixels, and {MOST_PIXELS / 1e6:.0f} are allowed. Save it smaller, or "
             "crop it to the part."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     fault = find_fault(path)
     if fault is not None:
         msg = f"{name} {fault}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     with Image.open(path, formats=FORMATS) as image:
         return image.convert("RGB")

@@ -27,8 +27,11 @@ import numpy as np
 from PIL import Image
 
 from anomalib_clipsam.app.inspection import LONGEST_NAME, MOST_BYTES, MOST_PIXELS, Inspector, Look, decide, tidy
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.predict import MOST_GOOD_PARTS
+from anomalib_clipsam.drawing.verdict import written
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.errors.errors import UserOSError
+from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
+from anomalib_clipsam.references.bounds import FALSE_ALARMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,15 +145,15 @@ def build_page(inspector: Inspector) -> Any:
                         0.5,
                         step=0.01,
                         label="Threshold of the outline",
-                        info="Higher drops weak regions.",
+                        info="Higher outlines less.",
                         min_width=220,
                     )
                 answer = gr.HTML("", elem_id="answer")
                 steps = gr.HTML("", elem_id="steps")
         gr.HTML(
             "<p>Without good parts, 0.5 is not fitted to your part, and good ones may lie above it. With good parts, "
-            f"0.5 is the score that all of them pass. Up to {MOST_GOOD_PARTS} are compared, each with the others "
-            "too.</p>"
+            f"0.5 is set for {100 * inspector.false_alarms:.3g} % false alarms. Up to {MOST_GOOD_PARTS} are compared, "
+            "each with the others too.</p>"
             f"<p>Files may have {MOST_BYTES // 2**20} MB and {MOST_PIXELS // 10**6} megapixels. They stay on the "
             "machine that runs this page, and are deleted after an hour, or when it ends.</p>",
             elem_id="foot",
@@ -221,18 +224,19 @@ def show_decision(look: Look, image_threshold: float, pixel_threshold: float) ->
         tuple[str, str]: HTML of the verdict, and of outline and map.
     """
     decision = decide(look, image_threshold, pixel_threshold)
+    score, threshold = written(decision.score, image_threshold)
     if decision.defective:
         kind, word, side = "defective", "Defective", "above"
         count = "1 region" if decision.regions == 1 else f"{decision.regions} regions"
         where = f"{count} outlined, {100 * decision.share:.1f} % of the picture."
         if not decision.regions:
-            where = "No region passes the threshold of the outline."
+            where = "Nothing is outlined."
     else:
         kind, word, side, where = "good", "Good", "not above", "Nothing is outlined."
     notes = "".join(f"<p>{escape(note)}</p>" for note in look.notes)
     verdict = (
         f'<div class="cs-verdict {kind}" role="status"><strong>{word}</strong>'
-        f"<span>Score {decision.score:.2f}, {side} the threshold {image_threshold:.2f}. {where}</span>{notes}</div>"
+        f"<span>Score {score}, {side} the threshold {threshold}. {where}</span>{notes}</div>"
     )
     figures = _figure("Outline", "The picture, with what was found.", decision.outlined)
     figures += _figure("Final map", "The redder, the more suspicious.", decision.map)
@@ -351,10 +355,12 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # the address is named already
         msg = f"Cannot listen on {host}, port {port} ({reason}). Choose another `--port`, or leave `--host` out."
-        raise OSError(msg) from error
+        raise UserOSError(msg) from error
 
 
-def serve(weights: str, host: str, port: int, tiles: int | str | None = None) -> None:
+def serve(
+    weights: str, host: str, port: int, tiles: int | str | None = None, false_alarms: float = FALSE_ALARMS
+) -> None:
     """Serve the page until Ctrl+C.
 
     Args:
@@ -362,6 +368,8 @@ def serve(weights: str, host: str, port: int, tiles: int | str | None = None) ->
         host (str): Name or address to listen on.
         port (int): Port.
         tiles (int | str | None): As ``tiles`` of ClipSam. Defaults to ``None``.
+        false_alarms (float): As ``false_alarms`` of ClipSam. Defaults to
+            :data:`~anomalib_clipsam.references.bounds.FALSE_ALARMS`.
 
     Raises:
         ImportError: If Gradio is not installed.
@@ -372,7 +380,7 @@ def serve(weights: str, host: str, port: int, tiles: int | str | None = None) ->
         _gradio()  # which makes its folder when it is imported
         import uvicorn
 
-        server = build_server(Inspector(weights, tiles))
+        server = build_server(Inspector(weights, tiles, false_alarms))
         shown = f"[{host}]" if ":" in host else host
         print(f"Open http://{shown}:{address.getsockname()[1]} in a browser. Ctrl+C ends the server.", flush=True)
         if not ip_address(address.getsockname()[0]).is_loopback:

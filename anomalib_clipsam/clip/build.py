@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.compute.linear import linear, use_onednn
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ LITE_CONFIG = {
     },
 }
 
-CARRIED_CONFIGS = {"demo": DEMO_CONFIG, "lite": LITE_CONFIG}
+CARRIED_CONFIGS: dict[str, dict[str, Any]] = {"demo": DEMO_CONFIG, "lite": LITE_CONFIG}
 """Architectures that are not open_clip's."""
 
 
@@ -66,13 +67,13 @@ def build_clip(architecture: str, quick_gelu: bool) -> CLIP:
             f"Unknown CLIP architecture '{architecture}'. Use 'lite', 'demo' or one of open_clip.list_models() "
             "such as 'ViT-L-14-336'."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     parts = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg") if key in config}
     vision = parts.get("vision_cfg", {})
     plain_vit = isinstance(vision.get("layers"), int)
     if len(parts) < 3 or not (plain_vit or architecture == "lite") or "hf_model_name" in parts["text_cfg"]:
         msg = f"CLIP architecture '{architecture}' has no plain ViT. Choose one of the 'ViT-...' models of open_clip."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     clip = open_clip.CLIP(**parts, quick_gelu=quick_gelu).eval()
     use_onednn(clip)
     return clip
@@ -133,7 +134,7 @@ def encode_ensemble(clip: CLIP, ensemble: PromptEnsemble, class_name: str) -> to
             f"A text prompt has more than the {clip.context_length} tokens that CLIP reads: '{longest[:80]}...'. "
             "Shorten the class name or the prompts."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     embeddings = F.normalize(_encode_text(clip, tokens.to(clip.token_embedding.weight.device)), dim=-1)
     embedding_of = dict(zip(unique, embeddings, strict=True))
     means = [torch.stack([embedding_of[sentence] for sentence in sentences]).mean(dim=0) for sentences in states]
@@ -170,7 +171,7 @@ def run_block(block: ResidualAttentionBlock, tokens: torch.Tensor, mask: torch.T
 
 
 def project(block: ResidualAttentionBlock, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give the queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
+    """Return queries, keys and values of a block, each ``(B, heads, L, D / heads)``, for its input ``(B, L, D)``."""
     attention = block.attn
     projected = linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     queries, keys, values = (
@@ -186,7 +187,7 @@ def attend(
     values: torch.Tensor,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Give what the attention of a block adds to the residual stream.
+    """Return what the attention of a block adds to the residual stream.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip's.
@@ -204,7 +205,7 @@ def attend(
 def attend_alike(
     block: ResidualAttentionBlock, projections: Sequence[torch.Tensor], values: torch.Tensor
 ) -> torch.Tensor:
-    """Give what a block would add if its tokens gathered values from tokens that are like them.
+    """Return what a block would add if its tokens gathered values from tokens that are like them.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip's.
@@ -226,5 +227,5 @@ def _join_heads(block: ResidualAttentionBlock, attended: torch.Tensor) -> torch.
 
 
 def feed_forward(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
-    """Give what the MLP of a block adds to the residual stream ``(B, L, D)``."""
+    """Return what the MLP of a block adds to the residual stream ``(B, L, D)``."""
     return block.ls_2(block.mlp(block.ln_2(tokens)))

@@ -13,13 +13,14 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.build import run_block
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -40,6 +41,8 @@ class LearnedPrompts(nn.Module):
         deep (torch.Tensor): Deep prompts ``(N, d, D)``; number i replaces tokens 1 to d before block i + 2.
     """
 
+    ends: torch.Tensor
+
     def __init__(self, sentences: torch.Tensor, ends: torch.Tensor, deep: torch.Tensor) -> None:
         super().__init__()
         self.sentences = nn.Parameter(sentences, requires_grad=False)
@@ -47,11 +50,11 @@ class LearnedPrompts(nn.Module):
         self.register_buffer("ends", ends, persistent=False)
 
     @classmethod
-    def from_published(cls, content: dict[str, torch.Tensor], clip: CLIP) -> LearnedPrompts:
+    def from_published(cls, content: dict[str, Any], clip: CLIP) -> LearnedPrompts:
         """Read them from the content of a published file.
 
         Args:
-            content (dict[str, torch.Tensor]): The file's content, or what it has under ``"prompt_learner"``.
+            content (dict[str, Any]): The file's content, or what it has under ``"prompt_learner"``.
             clip (CLIP): CLIP that they go with.
 
         Returns:
@@ -83,7 +86,7 @@ class LearnedPrompts(nn.Module):
                 f"The learned prompts do not fit this CLIP, whose text transformer has {blocks} blocks "
                 f"of {width}: {named}. Take prompts that were learned with the same CLIP architecture."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         parts = ("token_prefix", "ctx", "token_suffix")
         sentences = [torch.cat([entries[f"{part}_{state}"][0, 0].float() for part in parts]) for state in STATES]
         ends = torch.stack([entries[f"tokenized_prompts_{state}"][0, 0].argmax() for state in STATES])

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import yaml
 
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError
+
 NORMAL_STATES = (
     "{}",
     "flawless {}",
@@ -73,11 +75,11 @@ def read_yaml(path: Path, what: str) -> object:
         # a few lines of them stand for lists of gigabytes
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             msg = f"The {what} '{path}' has YAML aliases, such as *name. Write every entry out."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         msg = f"The {what} '{path}' is not readable as YAML: {error}. Correct the file."
-        raise ValueError(msg) from error
+        raise UserValueError(msg) from error
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,14 @@ class PromptEnsemble:
             entries = getattr(self, name)
             if not entries:
                 msg = f"The prompt ensemble has no '{name}' entry. Give at least one, such as '{{}}'."
-                raise ValueError(msg)
+                raise UserValueError(msg)
             for entry in entries:
                 if not isinstance(entry, str) or entry.count("{}") != 1:
                     msg = (
                         f"Prompt entry {entry!r} under '{name}' must be a text with exactly one '{{}}', "
                         "the place of the class name or state. Correct the entry."
                     )
-                    raise ValueError(msg)
+                    raise UserValueError(msg)
             object.__setattr__(self, name, tuple(dict.fromkeys(entries)))  # the class is frozen
 
     @classmethod
@@ -130,18 +132,18 @@ class PromptEnsemble:
         path = Path(path)
         if not path.is_file():
             msg = f"There is no prompt file '{path}'. Give the path of a YAML file, or leave `prompts` out."
-            raise FileNotFoundError(msg)
+            raise UserFileNotFoundError(msg)
         names = [f.name for f in fields(cls)]
         content = read_yaml(path, "prompt file")
         if not isinstance(content, dict) or not content or not set(content) <= set(names):
             msg = f"The prompt file '{path}' must map some of {names} to lists of texts. Correct its keys."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         for name, entries in content.items():
             if not isinstance(entries, list):
                 msg = (
                     f"'{name}' in the prompt file '{path}' must be a list of texts. Write one entry a line, after '- '."
                 )
-                raise ValueError(msg)  # noqa: TRY004  # the file's content is at fault, not an argument's type
+                raise UserValueError(msg)  # the file's content is at fault, not an argument's type
         return cls(**{name: tuple(entries) for name, entries in content.items()})
 
     def sentences(self, class_name: str) -> tuple[list[str], list[str]]:
@@ -175,7 +177,7 @@ class PromptEnsemble:
         """
         if class_name is not None and not class_name.strip():
             msg = "The class name is empty. Name the part, such as 'bottle', or leave the class name out."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if class_name is None:
             content = {key: list(entries) for key, entries in asdict(self).items()}
         else:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Give the folder of the embeddings.
+    """Return the folder of the embeddings.
 
     Returns:
         Path: A folder beside anomalib's pretrained weights.
@@ -47,7 +47,7 @@ def cache_key(weights: str, activation: str, sentences: Sequence[Sequence[str]])
 
 
 def is_text(value: Any, size: int, unit: bool = True) -> bool:
-    """Say whether something can be text embeddings, wherever it was read.
+    """Check whether something can be text embeddings, wherever it was read.
 
     Args:
         value (Any): What was read.

@@ -19,6 +19,7 @@ from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_clipsam import ClipSam, DrawnParts, __version__  # noqa: F401  # likewise
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.weights.load import find_learned
 from anomalib_clipsam.weights.table import DATA_SETS
 
@@ -133,7 +134,7 @@ class Comparison:
     trained_on_tested: bool = False
 
     def pairs(self) -> Iterator[Pair]:
-        """Give the rows in their order: by data set, category, model."""
+        """Return the rows in their order: by data set, category, model."""
         common = (self.map_size, self.seed, self.engine, self.pictures, __version__, version("anomalib"))
         for data in self.data:
             for category in data.categories or ("",):
@@ -161,30 +162,30 @@ def read_config(path: str | Path) -> Comparison:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         msg = f"{path} is not YAML: {error}. Fix the file."
-        raise ValueError(msg) from error
+        raise UserValueError(msg) from error
     content = _checked(content, Comparison, str(path))
     lists = {}
     for name, kind in (("models", ModelEntry), ("data", DataEntry)):
         entries = content[name]
         if not isinstance(entries, list) or not entries:
             msg = f"'{name}' in {path} is no list of entries. List at least one, with 'label' and 'class_path'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         lists[name] = tuple(kind(**_checked(entry, kind, f"'{name}' in {path}")) for entry in entries)
         labels = [entry.label for entry in lists[name]]
         repeated = next((label for label in labels if labels.count(label) > 1), None)
         if repeated:
             msg = f"Two entries of '{name}' in {path} have the label '{repeated}'. Give each its own."
-            raise ValueError(msg)
+            raise UserValueError(msg)
     comparison = Comparison(**{**content, **lists})
     for name, least in (("map_size", 1), ("pictures", 0), ("seed", 0)):
         value = getattr(comparison, name)
         if not isinstance(value, int) or value < least:
             msg = f"{name} in {path} is {value!r}. Give a whole number of at least {least}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
     for data in comparison.data:
         if data.published not in (None, *PUBLISHED):
             msg = f"No figures are known as '{data.published}'. Choose one of {', '.join(PUBLISHED)}, or leave it out."
-            raise ValueError(msg)
+            raise UserValueError(msg)
     for pair in comparison.pairs():  # what cannot be built is said now, and not after hours
         parsed = _parse(pair)
         if not comparison.trained_on_tested:
@@ -203,7 +204,7 @@ def _check_trained_on(pair: Pair, parsed: Any) -> None:
             f"'{pair.model.label}' on '{pair.data.label}': {row.name} was trained on {row.trained_on}, which is no "
             "zero-shot test. Leave `adapters` out, or set `trained_on_tested: true` to do it all the same."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 def _checked(entry: Any, kind: type, where: str) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def _checked(entry: Any, kind: type, where: str) -> dict[str, Any]:
     if not isinstance(entry, dict) or set(entry) - set(names) or set(required) - set(entry):
         may = ", ".join(names[2:])
         msg = f"An entry of {where} is {entry!r}. It must have {' and '.join(required)}, and may have {may}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if "categories" in entry:
         entry = {**entry, "categories": tuple(map(str, entry["categories"]))}
     return entry
@@ -240,7 +241,7 @@ def _parse(pair: Pair) -> Any:
             f"'{pair.model.label}' on '{pair.data.label}' cannot be built: {error}. Give the name of one of anomalib's "
             "classes, or the dotted path of another one, and arguments that it has."
         )
-        raise ValueError(msg) from error
+        raise UserValueError(msg) from error
 
 
 def build(pair: Pair) -> tuple[AnomalibModule, AnomalibDataModule]:

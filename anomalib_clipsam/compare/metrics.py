@@ -19,6 +19,8 @@ import numpy as np
 from anomalib.utils.cv import connected_components_cpu
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
@@ -55,7 +57,7 @@ class PixelMetrics:
     def __init__(self, fpr_limit: float = 0.3) -> None:
         if not 0 < fpr_limit <= 1:
             msg = f"fpr_limit is {fpr_limit}; it must be above 0 and at most 1, such as 0.3."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.fpr_limit = fpr_limit
         self.low, self.high = math.inf, -math.inf
         self.exponent, self.base = 0, 0  # step = 2**exponent; `base` is the lowest level that is counted
@@ -78,10 +80,10 @@ class PixelMetrics:
                 f"The maps have the shape {tuple(maps.shape)} and the masks {tuple(masks.shape)}. Give both as "
                 "(B, H, W): resize one to the other's size first."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         if not maps.isfinite().all():
             msg = "A map holds NaN or infinite scores, so its pixels have no order. Fix the model that gave it."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         scores = maps.double().cpu().numpy().ravel()
         regions = connected_components_cpu(masks.long().cpu().unsqueeze(1)).numpy().ravel()  # 0, 1, ..., per batch
         sizes = np.bincount(regions)

@@ -14,8 +14,8 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.results.drawing import TRUTH, WHITE, fit, heat, orientation_of, outline, upright
-from anomalib_clipsam.results.visualizer import draw_stages, has_stages
+from anomalib_clipsam.drawing.panels import TRUTH, WHITE, fit, heat, orientation_of, outline, upright
+from anomalib_clipsam.drawing.stages import draw_stages, has_stages
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +104,7 @@ class ReportPictures(Visualizer):
 
 
 def _overlap(found: torch.Tensor | None, truth: torch.Tensor | None) -> float | None:
-    """Give the intersection over the union of two masks ``(H, W)`` of any size; ``None`` if one of them is missing."""
+    """Return the intersection over the union of two masks ``(H, W)`` of any size; ``None`` if one is missing."""
     if found is None or truth is None or not truth.any():
         return None
     size = tuple(truth.shape[-2:])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib_clipsam.compare.config import PUBLISHED
 from anomalib_clipsam.compare.pictures import INDEX
 from anomalib_clipsam.compare.table import COSTS, METRIC_NAMES, data_lines, replace_file
-from anomalib_clipsam.messages import printable
+from anomalib_clipsam.errors.errors import UserValueError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,5 +108,5 @@ def _inline(folder: Path, name: str) -> str:
     path = (folder / name).resolve()
     if path.parent != folder.resolve() or path.suffix != ".webp":
         msg = f"{folder / INDEX} names {printable(name)}, which is no picture beside it. Delete {folder}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

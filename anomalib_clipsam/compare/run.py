@@ -35,7 +35,7 @@ from anomalib_clipsam.compare.metrics import PixelMetrics, image_metrics
 from anomalib_clipsam.compare.pictures import ReportPictures
 from anomalib_clipsam.compare.report import PICTURES, write_report
 from anomalib_clipsam.compare.table import TEST_BATCH, Row, read_rows, write_tables
-from anomalib_clipsam.passes.sam_post_processor import SamPostProcessor
+from anomalib_clipsam.sam_post_processor.post_processor import SamPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +144,7 @@ class Measurement(Callback):
         return self.truth[self.index[path]].gt_mask
 
     def results(self) -> dict[str, float]:
-        """Give all figures.
+        """Return all figures.
 
         Returns:
             dict[str, float]: The metrics, and ``seconds_per_image``: of the network alone, once it is warm, and of SAM
@@ -325,7 +325,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Give the peak memory since :func:`reset_peak_memory`.
+    """Return the peak memory since :func:`reset_peak_memory`.
 
     Args:
         device (torch.device): Where the model was.
@@ -344,7 +344,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def _device(network: torch.nn.Module) -> torch.device:
-    """Say where a network is."""
+    """Report where a network is."""
     return next((value.device for value in (*network.parameters(), *network.buffers())), torch.device("cpu"))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from anomalib_clipsam.compare.config import PUBLISHED
 from anomalib_clipsam.compare.metrics import IMAGE_METRICS, PIXEL_METRICS
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,7 +84,7 @@ def read_rows(path: Path) -> list[Row]:
         reader = csv.DictReader(file)
         if reader.fieldnames != [f.name for f in fields(Row)]:
             msg = f"{path} was not written by this version. Move it elsewhere, or give another output folder."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         return [Row(**{name: _value(name, text) for name, text in row.items()}) for row in reader]
 
 
@@ -179,7 +180,7 @@ class Line:
 
 
 def data_lines(rows: Sequence[Row], data: DataEntry) -> list[Line]:
-    """Give the lines of a data set: the means, then by category.
+    """Return the lines of a data set: the means, then by category.
 
     Args:
         rows (Sequence[Row]): The rows of the data set.

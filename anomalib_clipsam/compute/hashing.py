@@ -29,7 +29,7 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(tensors.items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -49,7 +49,7 @@ _HASHED: WeakKeyDictionary[nn.Module, _Hashed] = WeakKeyDictionary()
 
 
 def hash_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Give :func:`hash_tensors` of a network's weights, computed once as long as they stay the same.
+    """Return :func:`hash_tensors` of a network's weights, computed once as long as they stay the same.
 
     Gigabytes take seconds. That a parameter is the same is known by its identity, torch's count of writes to it, and
     some of its values, which also survive a move to another device. Buffers, which do not survive it, are small, and
@@ -84,3 +84,15 @@ def _sample(value: torch.Tensor) -> torch.Tensor:
     """Take up to :data:`SAMPLES` values, evenly."""
     flat = value.detach().flatten()
     return flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
+
+
+def picture_key(image: torch.Tensor) -> str:
+    """Name a picture by its pixels.
+
+    Args:
+        image (torch.Tensor): ``(3, height, width)``.
+
+    Returns:
+        str: SHA-256, in hexadecimal.
+    """
+    return hashlib.sha256(image.detach().cpu().contiguous().numpy().data).hexdigest()

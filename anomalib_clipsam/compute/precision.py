@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -39,16 +41,16 @@ def check_precision(precision: str, device: torch.device) -> None:
     """
     if precision == "fp16" and device.type == "cpu":
         msg = "precision='fp16' needs a GPU. On a CPU, choose 'bf16' or 'float32'."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         msg = f"{torch.cuda.get_device_name(device)} does not compute in bf16. Choose precision='fp16' or 'float32'."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         logger.warning("This CPU has no native bf16: precision='bf16' will be slower than 'float32'.")
 
 
 def cpu_has_bf16() -> bool:
-    """Say whether this CPU has native bf16.
+    """Check whether this CPU has native bf16.
 
     Returns:
         bool: ``True`` for x86 with AVX-512 BF16 or AMX, for Arm with BF16, and where torch is too old to tell.

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
@@ -41,7 +43,7 @@ def build_sam(architecture: str) -> Sam:
     """
     if architecture not in SAM_ARCHITECTURES:
         msg = f"Unknown SAM architecture '{architecture}'. Choose one of {', '.join(SAM_ARCHITECTURES)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     from segment_anything import sam_model_registry
 
     from anomalib_clipsam.sam.encoder import make_lean

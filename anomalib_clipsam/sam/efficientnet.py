@@ -18,6 +18,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
@@ -43,7 +45,7 @@ class ImageEncoderEfficientNet(nn.Module):
         super().__init__()
         self.img_size = img_size
         self.trunk = timm.create_model(TRUNK, features_only=True, out_indices=(1, 2, 3, 4))
-        quarter, *others = self.trunk.feature_info.channels()  # stages at 1/4; 1/8, 1/16 and 1/32
+        quarter, *others = cast("Any", self.trunk).feature_info.channels()  # stages at 1/4; 1/8, 1/16 and 1/32
         self.fine = nn.Conv2d(quarter, width, kernel_size=2, stride=2)
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, kernel_size=1) for channels in others)
         self.smooth = nn.ModuleList(_smooth(width) for _ in others[:-1])

@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d
@@ -37,6 +37,8 @@ class RenewedAttention(Attention):
     timm keeps the gathered bias from one call to the next: it would outlive weights that are loaded afterwards, and an
     export would leave its tracer's tensor behind.
     """
+
+    attention_bias_idxs: torch.Tensor
 
     def get_attention_biases(self, device: torch.device) -> torch.Tensor:
         """Gather the bias of each pair of tokens in a window.
@@ -75,7 +77,7 @@ class ImageEncoderTinyViT(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size = image_size
-        self.trunk = TinyVit(embed_dims=widths, depths=depths, num_heads=heads, window_sizes=windows)
+        self.trunk = cast("Any", TinyVit(embed_dims=widths, depths=depths, num_heads=heads, window_sizes=windows))
         self.trunk.head = nn.Identity()
         self.trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # a grid of 1/16, as SAM's
         for module in self.trunk.modules():
@@ -106,7 +108,7 @@ class ImageEncoderTinyViT(nn.Module):
 
 
 def rename_published(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Give the entries of MobileSAM's file the names that they have here; all others keep theirs.
+    """Return the entries of MobileSAM's file the names that they have here; all others keep theirs.
 
     Args:
         entries (Mapping[str, Entry]): State dict, or the shapes of one.

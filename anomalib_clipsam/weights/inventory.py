@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anomalib_clipsam.errors.errors import UserValueError
 from anomalib_clipsam.weights.store import WEIGHTS_VARIABLE, announce, check, fetch, find, folders, locate, size_of
 from anomalib_clipsam.weights.table import WEIGHTS, all_rows, pair_files
 
@@ -52,7 +53,7 @@ def fetch_weights(names: Sequence[str], folder: Path | None) -> str:
     unknown = [name for name in names if name not in WEIGHTS and name not in rows]
     if unknown:
         msg = f"Unknown weights '{unknown[0]}'. Choose of {', '.join([*WEIGHTS, *rows])}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     wanted = {}
     for name in names:
         for row in pair_files(name) if name in WEIGHTS else (rows[name],):

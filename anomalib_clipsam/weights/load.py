@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from anomalib_clipsam.clip.build import build_clip, find_clip_architecture
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
-from anomalib_clipsam.messages import reason
+from anomalib_clipsam.errors.errors import UserValueError, reason
 from anomalib_clipsam.sam.build import build_sam, find_sam_architecture
 from anomalib_clipsam.sam.tiny_vit import rename_published
 from anomalib_clipsam.weights.store import explicit_file, locate
@@ -111,18 +111,18 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if _is_torchscript(path):
             if hash_file(path) != OPENAI_CLIP.sha256:
                 msg = "it is a TorchScript archive, and not the one that OpenAI published"
-                raise ValueError(msg)
+                raise UserValueError(msg)
             return torch.jit.load(path, map_location="cpu").state_dict()
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  # each of the libraries raises what it likes
         msg = f"The weights file {path} cannot be read: {reason(error)} Bring an undamaged file of weights."
         # a traceback shows the cause too, and torch's text advises to run the file's code
-        raise ValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
+        raise UserValueError(msg) from (None if isinstance(error, UnpicklingError) else error)
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict):
         msg = f"The weights file {path} holds a {type(content).__name__}, not a state dict. Bring a file of weights."
-        raise ValueError(msg)  # noqa: TRY004  # the file's content is at fault, not an argument's type
+        raise UserValueError(msg)  # the file's content is at fault, not an argument's type
     return content
 
 
@@ -165,6 +165,6 @@ def _load(model: nn.Module, path: Path, what: str) -> nn.Module:
             f"{path} does not fit {what}: {len(wrong)} of {len(expected)} entries differ, such as '{wrong[0]}' "
             f"(file: {found.get(wrong[0], 'missing')}, architecture: {expected.get(wrong[0], 'unknown')}). {advice}"
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     model.load_state_dict({key: value.float() for key, value in state_dict.items()})
     return model.eval()

@@ -25,6 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 from tqdm import tqdm
 
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
+from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserOSError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,12 +41,12 @@ CHUNK = 2**17
 """Bytes that are read at once."""
 MARGIN = 2
 """How many times its size a file may have where the table knows only about how large it is."""
-CARRIED = Path(__file__).parents[1] / "demo"
+CARRIED = Path(__file__).parent / "carried"
 """Folder of the weights that the package carries."""
 
 
 def folders() -> Iterator[Path]:
-    """Give the folders that files are looked for in, the first choice first.
+    """Return the folders that files are looked for in, the first choice first.
 
     Yields:
         Path: The folder that ``ANOMALIB_CLIPSAM_WEIGHTS`` names, if it names one, then anomalib's own.
@@ -57,7 +58,7 @@ def folders() -> Iterator[Path]:
 
 
 def download_folder() -> Path:
-    """Give the folder that a download goes to.
+    """Return the folder that a download goes to.
 
     Returns:
         Path: Ours in anomalib's folder of pretrained weights.
@@ -138,7 +139,7 @@ def check(path: Path, source: Source) -> None:
     )
     if source.address is None:
         msg = f"{path} is damaged: it has {found}, not {expected}. Install anomalib_clipsam again."
-    raise ValueError(msg)
+    raise UserValueError(msg)
 
 
 def fetch(row: WeightFile, folder: Path) -> Path:
@@ -179,7 +180,7 @@ def fetch(row: WeightFile, folder: Path) -> Path:
                     failures.append(f"{source.address}: {' '.join(str(error).split()) or type(error).__name__}")
     except OSError as error:
         failures.append(f"{folder}: {error}")
-    raise FileNotFoundError(_not_found(row, failures))
+    raise UserFileNotFoundError(_not_found(row, failures))
 
 
 def _copy(path: Path, source: Source, folder: Path) -> Path:
@@ -195,11 +196,11 @@ def _download(row: WeightFile, source: Source, folder: Path) -> Path:
     """Download one source into a folder, checked."""
     if hub_constants.HF_HUB_OFFLINE:
         msg = "not tried, because HF_HUB_OFFLINE is set"
-        raise OSError(msg)
+        raise UserOSError(msg)
     free = shutil.disk_usage(folder).free
     if free < source.bytes:
         msg = f"{folder} has {free / 1e9:.2f} GB left, and the file has {source.bytes / 1e9:.2f} GB"
-        raise OSError(msg)
+        raise UserOSError(msg)
     logger.info("Fetching %s (%s) from %s", row.name, size_of(source), source.address)
     target = folder / source.filename
     with _unfinished(target) as fresh:
@@ -211,7 +212,7 @@ def _download(row: WeightFile, source: Source, folder: Path) -> Path:
         )
         if found != expected:
             msg = f"it gave {fresh.stat().st_size:,} bytes with the {kind} {found}, not {expected}"
-            raise OSError(msg)
+            raise UserOSError(msg)
     return target
 
 
@@ -228,13 +229,13 @@ def _read(source: Source, path: Path) -> None:
             progress.update(len(chunk))
             if progress.n > most:
                 msg = f"it gives more than {most:,} bytes, and was stopped"
-                raise OSError(msg)
+                raise UserOSError(msg)
             file.write(chunk)
 
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """Give a place where nobody can have planted a link; what is written there becomes the file."""
+    """Return a place where nobody can have planted a link; what is written there becomes the file."""
     with TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as private:
         fresh = Path(private, path.name)
         yield fresh
@@ -242,7 +243,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def size_of(source: Source) -> str:
-    """Say how large a file is.
+    """Describe how large a file is.
 
     Args:
         source (Source): The file.
@@ -254,7 +255,7 @@ def size_of(source: Source) -> str:
 
 
 def announce(rows: Sequence[WeightFile]) -> None:
-    """Say what will be fetched, and how large it is, before it begins.
+    """Announce what will be fetched, and how large it is, before it begins.
 
     Args:
         rows (Sequence[WeightFile]): What is needed.
@@ -267,7 +268,7 @@ def announce(rows: Sequence[WeightFile]) -> None:
 
 
 def _not_found(row: WeightFile, failures: list[str]) -> str:
-    """Say where a file was looked for, what went wrong, what to bring and where to."""
+    """Report where a file was looked for, what went wrong, what to bring and where to."""
     own = os.environ.get(WEIGHTS_VARIABLE)
     missing = ", which does not exist" if own and not Path(own).expanduser().is_dir() else ""
     looked = [
@@ -306,5 +307,5 @@ def explicit_file(path: str, argument: str) -> Path:
     """
     if not Path(path).is_file():
         msg = f"{argument}='{path}' is no file. Correct the path, or leave {argument} out to use the table's weights."
-        raise FileNotFoundError(msg)
+        raise UserFileNotFoundError(msg)
     return Path(path)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 from huggingface_hub import hf_hub_url
 
+from anomalib_clipsam.errors.errors import UserValueError
+
 
 @dataclass(frozen=True)
 class Source:
@@ -55,7 +57,7 @@ class Source:
         """Check that there is a hash."""
         if self.sha256 is None and self.git_blob is None:
             msg = f"Nothing tells {self.filename} from another file. Give its SHA-256 or its git blob id."
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     @property
     def hash(self) -> str:
@@ -329,7 +331,7 @@ def learned_for(localizer: str, tested_on: str | None = None) -> WeightFile:
         if row.localizer == localizer and (tested_on is None or row.trained_on != tested_on):
             return row
     msg = f"No learned weights are published for localizer='{localizer}'. Name a file with `adapters`."
-    raise ValueError(msg)
+    raise UserValueError(msg)
 
 
 def pair_files(name: str) -> tuple[WeightFile, ...]:
@@ -359,7 +361,7 @@ def get_weights(name: str) -> WeightPair:
     """
     if name not in WEIGHTS:
         msg = f"Unknown weights '{name}'. Choose one of {', '.join(WEIGHTS)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return WEIGHTS[name]
 
 
@@ -378,7 +380,7 @@ def find_sam(architecture: str) -> WeightFile:
     rows = {pair.sam.architecture: pair.sam for pair in WEIGHTS.values()}
     if architecture not in rows:
         msg = f"Unknown sam_architecture '{architecture}'. Choose one of {', '.join(rows)}."
-        raise ValueError(msg)
+        raise UserValueError(msg)
     return rows[architecture]
 
 

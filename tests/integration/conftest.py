@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from anomalib.cli import AnomalibCLI
 
-from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 
 @pytest.fixture(scope="session")

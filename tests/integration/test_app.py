@@ -19,7 +19,7 @@ from PIL import Image
 
 from anomalib_clipsam.app.inspection import MOST_BYTES
 from anomalib_clipsam.app.page import draw_example
-from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ from anomalib.models import Padim
 from PIL import Image
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.clip import Localizer, build_clip
+from anomalib_clipsam.clip import build_clip
+from anomalib_clipsam.clip.localizers import Localizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -70,7 +71,8 @@ def test_networks_run_once_per_image(anomalib: Callable, folder_arguments: list[
     expected = anomalib("test", *DEMO, *folder_arguments, "--model.reuse_predictions=false")
     for name, value in metrics_of(expected).items():
         assert metrics_of(cli)[name] == pytest.approx(value, abs=5e-5), name
-    assert cli.model._validated is None or cli.model._validated.kept == {}
+    store = cli.model._predictor.store
+    assert store is None or store.kept == {}
 
 
 def test_validate_calibrates(anomalib: Callable, folder_arguments: list[str]) -> None:

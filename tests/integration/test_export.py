@@ -28,8 +28,8 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_clipsam import ClipSam
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.tiled_model import join_scores
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.tiling.torch_model import join_scores
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -257,7 +257,7 @@ def test_cnn_is_not_quantized(
 ) -> None:
     """Its convolutions, into which OpenVINO folds the norms, are not told from the decoder's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anomalib_clipsam.deploy.export.to_onnx", lambda *_: pipeline.onnx)
+    monkeypatch.setattr("anomalib_clipsam.export.mixin.to_onnx", lambda *_: pipeline.onnx)
     command = ["export", "--model=ClipSam", "--model.weights=demo", "--export_type=openvino"]
     with pytest.raises(ValueError, match="these image encoders have none"):
         AnomalibCLI([*command, "--compression_type=INT8_PTQ", f"--export_root={tmp_path}", *folder_arguments])
@@ -339,11 +339,11 @@ def assert_large_pictures_are_cut_alike(pipeline: Pipeline, localizer: Path, ref
     model.set_class_name("capsule")
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     anomaly_map, _ = model.localize(tensor)
-    scores = torch.cat([score for _, score, _ in model.looks(tensor)])
+    scores = torch.cat([score for _, score, _ in model.views(tensor)])
     post = pipeline.model.post_processor
     score, whole = (
         post._normalize(values.max(), post.image_min, post.image_max, post.image_threshold)
-        for values in (scores, model.look_at_whole(tensor)[1])
+        for values in (scores, model.view_whole(tensor)[1])
     )
     expected = join_scores(score[None], anomaly_map, whole[None]).item()
     assert printed.startswith(f"{'defective' if expected > 0.5 else 'good'}, score ")

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 COMMAND = [sys.executable, "-m", "anomalib_clipsam.cli"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -24,8 +24,8 @@ from PIL import Image
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

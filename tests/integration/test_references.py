@@ -26,8 +26,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.cli import main
-from anomalib_clipsam.clip import Localizer
-from anomalib_clipsam.demo.drawing import draw_part
+from anomalib_clipsam.clip.localizers import Localizer
+from anomalib_clipsam.drawn_parts.drawing import draw_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,7 +178,7 @@ def test_one_command_gives_verdicts(
         (["--model.k_shot=2"], r"k_shot=2 needs good parts.*--model\.few_shot_source FOLDER"),
         (["--model.k_shot=5", f"{FEW_SHOT}=GOOD"], r"k_shot is 5, but .* has 4 good parts\. Add pictures, or lower"),
         (["--model.k_shot=1", f"{FEW_SHOT}=EMPTY"], r"k_shot is 1, but .* has 0 good parts\. Add pictures"),
-        (["--model.k_shot=1", f"{FEW_SHOT}=MISSING"], r"does not exist\. Give a folder of at least 1 good parts"),
+        (["--model.k_shot=1", f"{FEW_SHOT}=MISSING"], r"does not exist\. Give a folder of at least 1 good part\."),
         (
             ["--model.k_shot=1", f"{FEW_SHOT}=BROKEN"],
             r"A good part cannot be used: .*is no picture in .* or WEBP\. Mend",

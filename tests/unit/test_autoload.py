@@ -55,8 +55,8 @@ FILES = {
         from anomalib_clipsam.torch_model import ClipSamModel
         class ClipSam(AnomalibModule): ...
     """,
-    "anomalib_clipsam/demo/__init__.py": "",
-    "anomalib_clipsam/demo/datamodule.py": """
+    "anomalib_clipsam/drawn_parts/__init__.py": "",
+    "anomalib_clipsam/drawn_parts/datamodule.py": """
         from anomalib.data import AnomalibDataModule
         from anomalib.models.components import AnomalibModule
         class DrawnParts(AnomalibDataModule): ...
@@ -112,7 +112,7 @@ ALL_THERE = """
     import sys
     models, data = sys.modules["anomalib.models"], sys.modules["anomalib.data"]
     from anomalib_clipsam.lightning_model import ClipSam
-    from anomalib_clipsam.demo.datamodule import DrawnParts
+    from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
     assert models.ClipSam is models.image.ClipSam is ClipSam
     assert data.DrawnParts is DrawnParts
     assert models.__all__ == models.image.__all__ == ["Padim", "ClipSam"]
@@ -146,7 +146,7 @@ NOT_THERE = """
         "import anomalib_clipsam.lightning_model",
         "import anomalib_clipsam.torch_model",
         "import anomalib_clipsam.prompts",
-        "import anomalib_clipsam.demo.datamodule",
+        "import anomalib_clipsam.drawn_parts.datamodule",
         "import anomalib.models, importlib; importlib.reload(anomalib.models)",
         "import anomalib.models, importlib; importlib.reload(anomalib.data); importlib.reload(anomalib.models)",
         "import anomalib_clipsam._autoload as hook; hook.install(); import anomalib.models",
@@ -199,7 +199,7 @@ def test_start_of_python_survives_anything(run: Run, site: Path, file: str) -> N
 
 @pytest.mark.parametrize("cause", ["raise ValueError('a reason')", "import no_such_module", "this is not Python", ""])
 def test_broken_plugin_leaves_anomalib_as_it_is_and_one_warning(run: Run, site: Path, cause: str) -> None:
-    for name in ("lightning_model.py", "demo/datamodule.py"):
+    for name in ("lightning_model.py", "drawn_parts/datamodule.py"):
         (site / "anomalib_clipsam" / name).write_text(cause)
     result = run(f"{NOT_THERE}    import importlib; importlib.reload(models); importlib.reload(data)", "-W", "always")
     assert result.stderr.count("Warning") == 1
@@ -295,7 +295,7 @@ def test_command_line_is_prepared_after_anomalib_has_prepared_it(run: Run, site:
         "import sys\nimport anomalib.models\nsys.excepthook = 'theirs'\ndef main(): ..."
     )
     (site / "anomalib_clipsam/command_line.py").write_text(
-        "import sys\ndef settle(): sys.stdout.write('after ' + str(sys.excepthook))"
+        "import sys\ndef install_error_hook(): sys.stdout.write('after ' + str(sys.excepthook))"
     )
     assert run("from anomalib.cli.cli import main\nfrom anomalib.models import ClipSam").stdout == "after theirs"
     assert run("import anomalib.models").stdout == ""

@@ -12,6 +12,7 @@ import re
 import traceback
 import zipfile
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_type_hints
 
@@ -30,18 +31,20 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
-from anomalib_clipsam import ClipSam, lightning_model
-from anomalib_clipsam.clip import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
-from anomalib_clipsam.clip.references import Thresholds
+from anomalib_clipsam import ClipSam
+from anomalib_clipsam.clip.localizers import AnomalyClipLocalizer, AprilGanLocalizer, CraneLocalizer, DenseLocalizer
 from anomalib_clipsam.compute.file_hashes import hash_file, hash_git_blob
 from anomalib_clipsam.compute.hashing import hash_tensors
-from anomalib_clipsam.cps import CascadedPrompts, CpsArguments
-from anomalib_clipsam.frame import resize_image
-from anomalib_clipsam.fusion import Fusion, FusionArguments
-from anomalib_clipsam.passes.processing import ClipSamPostProcessor, ClipSamPreProcessor
-from anomalib_clipsam.passes.summary import PassSummary
-from anomalib_clipsam.ppg import PointPromptGenerator, PpgArguments
-from anomalib_clipsam.torch_model import NotFiniteError
+from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.method.cps import CascadedPrompts, CpsArguments
+from anomalib_clipsam.method.frame import resize_image
+from anomalib_clipsam.method.fusion import Fusion, FusionArguments
+from anomalib_clipsam.method.ppg import PointPromptGenerator, PpgArguments
+from anomalib_clipsam.plugin import predicting
+from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.plugin.pre_processor import ClipSamPreProcessor
+from anomalib_clipsam.plugin.report import PassSummary, explain_threshold
+from anomalib_clipsam.references import BatchJudge, FewShotJudge, Judge, Thresholds, build_judge
 from anomalib_clipsam.weights import store
 from anomalib_clipsam.weights.table import LEARNED, WEIGHTS, Source, WeightFile, WeightPair
 
@@ -222,9 +225,10 @@ def test_share_is_of_all_processes_and_said_once(model: ClipSam, caplog: pytest.
     model._trainer = SimpleNamespace(strategy=strategy)
     with caplog.at_level(logging.INFO, logger="anomalib_clipsam"):
         for main in (True, False):
-            model.model.images_seen, model.model.images_refined = 4, 3
+            refined = torch.tensor([True, True, True, False])
+            model._report.count(SimpleNamespace(score=torch.zeros(4), refined=refined, unlike=None))
             model.on_predict_end()
-            assert (model.model.images_seen, model.model.images_refined) == (0, 0)
+            assert model._report._counts is None
             PassSummary().teardown(SimpleNamespace(is_global_zero=main), model, "validate")
             assert model.closing_lines == []
     model._trainer = None
@@ -236,34 +240,37 @@ def test_threshold_is_explained_where_nobody_has_said_it(model: ClipSam) -> None
         "The threshold, 0.5, is not fitted to these pictures: good ones may lie above it. A few good parts fit it, "
         "with --good; or set it with --threshold."
     )
-    judge = SimpleNamespace(thresholds=Thresholds(0.3, 0.4), passing_share=1.0)
-    stand_in = SimpleNamespace(
-        post_processor=model.post_processor, model=SimpleNamespace(judge=judge), k_shot=4, compares_batch=False
-    )
 
-    def explained() -> str | None:
-        return ClipSam.explain_threshold(stand_in, "--good", "--threshold")
+    def explained(kind: type[Judge], share: float | None) -> str:
+        stand_in = SimpleNamespace(thresholds=Thresholds(0.3, 0.4), passing_share=share, sources=("a",) * parts)
+        judge = SimpleNamespace(explain=partial(kind.explain, stand_in))
+        return explain_threshold(model.post_processor, judge, "--good", "--threshold")
 
-    assert explained() == (
+    parts = 4
+    assert explained(FewShotJudge, 1.0) == (
         "The threshold is the highest score of the 4 good parts, each judged by the others. Expect at least 1 in 5 "
         "further good pictures above it: give more good parts to make that rarer, or set it with --threshold."
     )
-    stand_in.k_shot = 1
-    assert explained().startswith("The threshold is the highest score of the good part. Expect at least 1 in 2 ")
-    judge.passing_share = 0.9
-    assert explained() == "The threshold lets 90 % of the 1 good parts pass. Set another with --threshold."
-    stand_in.compares_batch = True
-    assert explained() == (
+    parts = 1
+    good_part = "The threshold is the highest score of the good part. Expect at least 1 in 2 "
+    assert explained(FewShotJudge, 1.0).startswith(good_part)
+    assert explained(FewShotJudge, 0.9) == (
+        "The threshold lets 90 % of the 1 good part pass. Set another with --threshold."
+    )
+    assert explained(BatchJudge, 0.9) == (
         "The threshold is what 90 % of these pictures do not exceed: the rest are called defective, however many are. "
         "Look at the highest scores, and set it with --threshold."
     )
-    judge.passing_share = None
-    assert explained() == (
+    assert explained(BatchJudge, None) == (
         "The threshold, 0.5, is where a picture differs from the rest of these by more than they usually do. If most "
         "of them are damaged, or all have the same defect, set it with --threshold."
     )
-    judge.thresholds = None  # of fewer than five pictures
-    assert explained().startswith("The threshold, 0.5, is not fitted")
+
+
+def test_threshold_of_too_few_pictures_is_not_fitted(model: ClipSam) -> None:
+    judge = build_judge(model.model.localizer, "batch", 0, {})
+    found = explain_threshold(model.post_processor, judge, "--good", "--threshold")
+    assert found.startswith("The threshold, 0.5, is not fitted")
 
 
 @pytest.mark.parametrize(
@@ -324,7 +331,7 @@ def test_much_memory_is_warned_of(
     bytes_ = 3 * (image + map_ + mask + score + 1)  # and the label
     engine = Engine(default_root_dir=tmp_path / "results", logger=False, accelerator="cpu", enable_progress_bar=False)
     for limit, warned in ((bytes_, False), (bytes_ - 1, kept)):
-        monkeypatch.setattr(lightning_model, "MUCH_MEMORY", limit)
+        monkeypatch.setattr(predicting, "MUCH_MEMORY", limit)
         caplog.clear()
         engine.predict(model, data_path=three_pictures, return_predictions=kept)
         assert ("--return_predictions false" in caplog.text) == warned
@@ -455,7 +462,8 @@ def test_nothing_is_kept_of_a_run(
     """And within a run the test pass still runs no network again."""
     model = ClipSam("demo", prompts=prompts, refine=False, visualizer=False, references="batch", **FAST)
     engine, seen = quiet_engine(tmp_path), []
-    model.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    stages = model.model.stages
+    monkeypatch.setattr(model.model, "stages", lambda image: seen.append(len(image)) or stages(image))
     if run == "error":
         monkeypatch.setattr(model, "test_step", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -463,7 +471,7 @@ def test_nothing_is_kept_of_a_run(
     else:
         getattr(engine, run)(model, datamodule=labelled)
     assert sum(seen) == (8 if run == "predict" else 4)
-    assert (model._validated.kept, model._validated.used) == ({}, 0)
+    assert (model._predictor.store.kept, model._predictor.store.used) == ({}, 0)
     assert model.model.judge._judged is None
     assert not model.model.judge._answers
 
@@ -728,7 +736,7 @@ def test_order_of_class_names(prompts: str) -> None:
     assert (asked_about(named), asked_about(plain)) == ("nut", "object")
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
     for model in (named, plain):
-        model._restored_class_name = "restored"
+        model._names.restored = "restored"
     assert (asked_about(named), asked_about(plain)) == ("nut", "restored")
     assert (asked_about(named, "bolt"), asked_about(plain, "bolt")) == ("nut", "bolt")
 
@@ -863,6 +871,15 @@ def test_hyper_parameters_are_plain(model: ClipSam, tmp_path: Path) -> None:
     restored = torch.load(tmp_path / "hparams.pt", weights_only=True)
     assert restored == dict(model.hparams)
     ClipSam(**restored)
+
+
+def test_hyper_parameters_are_what_was_given() -> None:
+    """A model in tiles came back from its checkpoint with the maps of a single look: the argument was overwritten."""
+    for given in ({}, {"tiles": "auto"}, {"tiles": 256, "map_size": 700}):
+        model = ClipSam(weights="demo", class_name="part", refine=False, **given)
+        defaults = {name: one.default for name, one in inspect.signature(ClipSam).parameters.items()}
+        expected = {**defaults, "weights": "demo", "class_name": "part", "refine": False, **given}
+        assert dict(model.hparams) == {name: expected[name] for name in model.hparams}
 
 
 def test_files_may_be_paths(random_demo: Path, tmp_path: Path) -> None:
@@ -1257,7 +1274,7 @@ def test_checkpoint_brings_the_good_parts_back(prompts: str, tmp_path: Path) -> 
         torch.testing.assert_close(found.float(), expected.float(), atol=2e-3, rtol=0)
     assert loaded.model.judge.sources == model.model.judge.sources
     assert loaded.model.judge.thresholds == model.model.judge.thresholds
-    assert loaded.model.judge.common == model.model.judge.common
+    assert loaded.model.judge.max_median_distance == model.model.judge.max_median_distance
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,25 @@ from segment_anything import SamPredictor
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import LOCALIZERS, DenseLocalizer, Localizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip import PromptEnsemble, build_clip
 from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
-from anomalib_clipsam.clip.localizers import AprilGanLocalizer, FeaturePyramid, PyramidLocalizer
+from anomalib_clipsam.clip.localizers import (
+    LOCALIZERS,
+    AprilGanLocalizer,
+    DenseLocalizer,
+    FeaturePyramid,
+    Localizer,
+    PyramidLocalizer,
+)
 from anomalib_clipsam.compute.precision import PRECISIONS
-from anomalib_clipsam.cps import EMPTY_LOGIT, CascadedPrompts
-from anomalib_clipsam.fusion import FUSIONS, Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.errors.errors import NotFiniteError
+from anomalib_clipsam.method.checks import check_images
+from anomalib_clipsam.method.cps import EMPTY_LOGIT, CascadedPrompts
+from anomalib_clipsam.method.fusion import FUSIONS, Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
+from anomalib_clipsam.method.stages import ClipSamStages
 from anomalib_clipsam.sam import build_sam
-from anomalib_clipsam.torch_model import ClipSamModel, ClipSamStages, NotFiniteError, check_images
+from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,6 +145,7 @@ def test_fields_and_shapes_of_the_stages(build: Build, size: tuple[int, int], ma
         "coords": ((2, POINTS, 2), torch.float32),
         "labels": ((2, POINTS), torch.int64),
         "peak": ((2,), torch.float32),
+        "text_map": ((2, *map_size), torch.float32),
     }
     found = {name: (tuple(value.shape), value.dtype) for name, value in tensors(stages)}
     assert found == expected
@@ -246,7 +257,7 @@ def test_without_refinement_the_map_is_clips() -> None:
     stages, batch = model.stages(image), model(image)
     assert torch.equal(batch.anomaly_map, stages.anomaly_map)
     assert batch.pred_mask is None
-    given = {"anomaly_map", "fused_map", "score"}
+    given = {"anomaly_map", "fused_map", "score", "text_map"}
     assert {f.name for f in fields(stages) if getattr(stages, f.name) is not None} == given
 
 

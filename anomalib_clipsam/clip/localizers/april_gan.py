@@ -11,7 +11,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,14 +19,15 @@ from torch import nn
 from anomalib_clipsam.clip.build import run_block
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer, spaced_blocks
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 SCALE = 100.0
 """Factor of the cosine, fixed in the published code, whatever CLIP learnt."""
@@ -68,7 +69,7 @@ class AprilGanLocalizer(ViTLocalizer):
                 f"Taps {self.taps} do not fit {len(adapters)} adapters and {depth} blocks. "
                 "Name one block, counted from 1, for each adapter."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     @classmethod
     def build(
@@ -92,21 +93,22 @@ class AprilGanLocalizer(ViTLocalizer):
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         tokens, maps, grids = self._embed(image), [], []
+        height, width = image.shape[-2:]
         for index, block in enumerate(self.clip.visual.transformer.resblocks, start=1):
             tokens = run_block(block, tokens)
             if index in self.taps:
                 patches = self.adapters[self.taps.index(index)](tokens[:, 1:])  # (B, h * w, C)
-                maps.append(text_anomaly_map(patches, self.text, SCALE, self.grid, tuple(image.shape[-2:])))
+                maps.append(text_anomaly_map(patches, self.text, SCALE, self.grid, (height, width)))
             if tapped and index in self.reference_taps:
                 grids.append(self._to_grid(tokens))
         return torch.stack(maps).mean(dim=0), self._global_score(tokens, SCALE), tuple(grids)
 
 
-def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: int) -> nn.ModuleList:
+def build_adapters(state_dict: dict[str, Any], width: int, embed_dim: int) -> nn.ModuleList:
     """Build APRIL-GAN's adapters from their published state dict (keys ``fc.<tap>.weight`` and ``fc.<tap>.bias``).
 
     Args:
-        state_dict (dict[str, torch.Tensor]): The layer's state dict, or the published file's whole content with it
+        state_dict (dict[str, Any]): The layer's state dict, or the published file's whole content with it
             under ``"trainable_linearlayer"``.
         width (int): Width D of CLIP's ViT.
         embed_dim (int): Size C of CLIP's embedding.
@@ -131,7 +133,7 @@ def build_adapters(state_dict: dict[str, torch.Tensor], width: int, embed_dim: i
             f"The adapter weights hold {found}, but this CLIP needs 'fc.<tap>.weight' of shape {(embed_dim, width)} "
             f"and 'fc.<tap>.bias' of shape {(embed_dim,)}. Take adapters trained with the same CLIP architecture."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
     adapters = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(count))
     adapters.load_state_dict(state_dict)
     return adapters

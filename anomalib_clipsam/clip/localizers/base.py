@@ -22,6 +22,7 @@ from anomalib_clipsam.clip.build import encode_ensemble
 from anomalib_clipsam.clip.text_cache import cache_key, is_text, load_text, save_text
 from anomalib_clipsam.compute.hashing import hash_weights
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserTypeError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from open_clip import CLIP
 
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
-Taps = tuple[torch.Tensor, ...]
-"""Grids of patch features ``(B, C_t, h_t, w_t)``, one per tap."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -92,7 +92,6 @@ class Localizer(nn.Module, ABC):
     needs_adapters: ClassVar[bool] = False
     uses_class_name: ClassVar[bool] = True
     own_score: ClassVar[bool] = False
-    activation: str = ""
     joins_taps: ClassVar[bool] = False
     reference_sigma: ClassVar[float] = 0.0
     usual_self_distance: ClassVar[tuple[float, float] | None] = None
@@ -122,6 +121,11 @@ class Localizer(nn.Module, ABC):
             Localizer: The localizer.
         """
 
+    @property
+    def activation(self) -> str:
+        """Activation of the network that encodes the text; ``""`` where none does."""
+        return ""
+
     def __init__(self, ensemble: PromptEnsemble) -> None:
         super().__init__()
         self.ensemble = ensemble
@@ -139,7 +143,7 @@ class Localizer(nn.Module, ABC):
             self.class_name = class_name
 
     def text_of(self, class_name: str) -> torch.Tensor:
-        """Give the text directions of a class name, encoded when they are first asked for.
+        """Return the text directions of a class name, encoded when they are first asked for.
 
         Args:
             class_name (str): Name of the part.
@@ -173,7 +177,7 @@ class Localizer(nn.Module, ABC):
                 f"The text directions of '{class_name}' have the shape {shape}, and other numbers than this CLIP's: it "
                 f"needs two finite ones of {self.text_size}, of length 1. Calibrate anew without the checkpoint."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self._text_of[class_name] = text
         self.class_name = None
 
@@ -188,7 +192,7 @@ class Localizer(nn.Module, ABC):
         """
         del weights
         msg = f"{type(self).__name__} has no learned weights beside CLIP's. Leave them out."
-        raise TypeError(msg)
+        raise UserTypeError(msg)
 
     @abstractmethod
     def _encode_text(self, class_name: str) -> torch.Tensor:
@@ -200,7 +204,7 @@ class Localizer(nn.Module, ABC):
 
     @abstractmethod
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
-        """Give map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
+        """Return map and score as :meth:`forward` says, and the taps if they are asked for, else an empty tuple."""
 
     def with_taps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         """Locate what looks damaged, and give the features that references are compared by.
@@ -238,6 +242,10 @@ class ClipLocalizer(Localizer):
         mean (tuple[float, ...]): Mean that CLIP's images were normalised by. Defaults to OpenAI's.
         std (tuple[float, ...]): Deviation that they were normalised by. Defaults to OpenAI's.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    text: torch.Tensor
 
     def __init__(
         self,

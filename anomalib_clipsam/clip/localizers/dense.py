@@ -18,14 +18,15 @@ import torch
 
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 
 class DenseLocalizer(ViTLocalizer):
@@ -52,7 +53,7 @@ class DenseLocalizer(ViTLocalizer):
         self.vv_blocks = max(2, depth // 4) if vv_blocks is None else vv_blocks
         if not 1 <= self.vv_blocks <= depth:
             msg = f"vv_blocks must be between 1 and {depth}, the number of CLIP's blocks, not {vv_blocks}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
 
     @classmethod
     def build(
@@ -70,7 +71,8 @@ class DenseLocalizer(ViTLocalizer):
         visual, scale = self.clip.visual, self.clip.logit_scale.exp()
         kept, tokens, grids = self._two_paths(image, self.vv_blocks, self.vv_blocks, tapped)
         maps = []
+        height, width = image.shape[-2:]
         for second in kept:
             patches = visual.ln_post(second[:, 1:]) @ visual.proj  # (B, h * w, C)
-            maps.append(text_anomaly_map(patches, self.text, scale, self.grid, tuple(image.shape[-2:])))
+            maps.append(text_anomaly_map(patches, self.text, scale, self.grid, (height, width)))
         return torch.stack(maps).mean(dim=0), self._global_score(tokens, scale), grids

@@ -22,13 +22,14 @@ from anomalib_clipsam.clip.learned_prompts import LearnedPrompts
 from anomalib_clipsam.clip.localizers.vit import ViTLocalizer
 from anomalib_clipsam.clip.prompts import PromptEnsemble
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
+    from anomalib_clipsam.clip.taps import Taps
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
     uses_class_name = False
     own_score = True
     position_resize = ("bilinear", False)
+    gaussian: torch.Tensor
 
     def __init__(
         self,
@@ -93,12 +95,12 @@ class LearnedPromptLocalizer(ViTLocalizer):
         super().__init__(clip, ensemble, image_size)
         if ensemble != PromptEnsemble():
             msg = "This localizer's prompts were learned. Leave `prompts` out, or choose localizer 'dense'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         depth = len(clip.visual.transformer.resblocks)
         self.second_blocks = max(1, depth * 19 // 24) if second_blocks is None else second_blocks
         if not 1 <= self.second_blocks <= depth:
             msg = f"second_blocks must be between 1 and {depth}, the number of CLIP's blocks, not {second_blocks}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.prompts = prompts
         self.register_buffer("gaussian", gaussian_matrix(image_size, SIGMA), persistent=False)
 
@@ -120,7 +122,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
         self._text_of, self.class_name = {}, None
 
     def text_of(self, class_name: str) -> torch.Tensor:
-        """Give the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
+        """Return the text directions, which are the same for every class name. See :meth:`Localizer.text_of`."""
         if not self._text_of:
             logger.info("The prompts of this localizer were learned and name no class: the class name is not used.")
             self._text_of[class_name] = self._encode_in_full(class_name)
@@ -178,7 +180,7 @@ class LearnedPromptLocalizer(ViTLocalizer):
 
     @abstractmethod
     def _score_embedding(self, tokens: torch.Tensor, patches: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
-        """Give the normalised image embedding ``(B, C)`` that the image score compares with the text.
+        """Return the normalised image embedding ``(B, C)`` that the image score compares with the text.
 
         Args:
             tokens (torch.Tensor): Tokens of CLIP's own path, the class token first, ``(B, L, D)``.

@@ -23,23 +23,24 @@ References:
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
-from anomalib_clipsam.clip.references.features import join_taps
+from anomalib_clipsam.clip.taps import join_taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 LIKE_SHARE = 0.3
 """Share of the picture's patches, the most similar ones, that a patch is compared with in the self reference."""
@@ -49,7 +50,6 @@ FAR = 3
 
 TEMPERATURE = 0.03
 """Of the softmax over cosines that a patch is rebuilt with."""
-
 
 SELF_WEIGHT = 0.3
 """What one standard deviation of a patch's distance to its own picture adds to its log-odds; chosen on validation."""
@@ -83,6 +83,8 @@ class SelfComparison(nn.Module):
     Args:
         grid (int): Side of the square grid of patches; even.
     """
+
+    near: torch.Tensor
 
     def __init__(self, grid: int) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ def deviations(stage: torch.Tensor) -> list[torch.Tensor]:
 
 
 def magnitude(stage: torch.Tensor) -> torch.Tensor:
-    """Give the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
+    """Return the root mean square over the channels, ``(B, 1, h_t, w_t)``."""
     return (stage.square().mean(1, keepdim=True) + 1e-6).sqrt()
 
 
@@ -243,11 +245,11 @@ class PyramidLocalizer(ClipLocalizer):
             msg = (
                 f"clip_size is {image_size}; it must be a multiple of 32, the step of the tower's last stage, above 32."
             )
-            raise ValueError(msg)
+            raise UserValueError(msg)
         config = clip.visual.trunk.pretrained_cfg
         super().__init__(clip, ensemble, image_size, config["mean"], config["std"])
         self.pyramid = pyramid
-        self.reference_tower = reference_tower
+        self.reference_tower: Any = reference_tower  # its methods are timm's
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
     @classmethod
@@ -305,11 +307,12 @@ class PyramidLocalizer(ClipLocalizer):
 
     def _localize(self, image: torch.Tensor, tapped: bool) -> tuple[torch.Tensor, torch.Tensor, Taps]:
         taps, last = self.tap(image)
-        odds, score = self.compare(taps, last, tuple(image.shape[-2:]))
+        height, width = image.shape[-2:]
+        odds, score = self.compare(taps, last, (height, width))
         return odds.sigmoid(), score.sigmoid(), self._tap_reference(image, taps) if tapped else ()
 
     def _tap_reference(self, image: torch.Tensor, taps: Taps) -> Taps:
-        """Give the stages that references compare."""
+        """Return the stages that references compare."""
         if self.reference_tower is None:
             return tuple(taps[stage] for stage in REFERENCE_STAGES)
         stages = self.reference_tower.forward_intermediates(
@@ -350,7 +353,7 @@ def _check_fit(module: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
             f"The adapter weights do not fit this CLIP: {len(wrong)} entries differ, such as '{wrong[0]}'. "
             "Take adapters that were trained with localizer='pyramid' and the same CLIP architecture."
         )
-        raise ValueError(msg)
+        raise UserValueError(msg)
 
 
 def build_pyramid(state_dict: dict[str, torch.Tensor], clip: CLIP, image_size: int) -> FeaturePyramid:

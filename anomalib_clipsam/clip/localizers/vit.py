@@ -19,12 +19,13 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_clipsam.clip.build import attend, attend_alike, feed_forward, project, run_block
 from anomalib_clipsam.clip.localizers.base import ClipLocalizer
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserValueError
 
 if TYPE_CHECKING:
     from open_clip import CLIP
 
-    from anomalib_clipsam.clip.localizers.base import Taps
     from anomalib_clipsam.clip.prompts import PromptEnsemble
+    from anomalib_clipsam.clip.taps import Taps
 
 
 def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
@@ -67,11 +68,11 @@ class ViTLocalizer(ClipLocalizer):
         super().__init__(clip, ensemble, image_size)
         if not hasattr(clip.visual, "transformer"):
             msg = "This localizer reads the tokens of a ViT, and this CLIP has a CNN. Choose localizer='pyramid'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         patch = clip.visual.patch_size[0]
         if image_size < patch or image_size % patch:
             msg = f"clip_size is {image_size}; it must be a multiple of the patch size, {patch}."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         self.grid = (image_size // patch, image_size // patch)
         self.depth = len(clip.visual.transformer.resblocks)
         self.reference_taps = spaced_blocks(self.depth, 4)
@@ -115,7 +116,9 @@ class ViTLocalizer(ClipLocalizer):
         """
         blocks = list(self.clip.visual.transformer.resblocks)
         tokens = self._embed(image)  # (B, L, D)
-        second, kept, grids = None, [], []
+        second: torch.Tensor | None = None
+        kept: list[torch.Tensor] = []
+        grids: list[torch.Tensor] = []
         tapped_blocks = self.reference_taps if tapped else ()
         for number, block in enumerate(blocks, start=1):
             if number <= len(blocks) - count:

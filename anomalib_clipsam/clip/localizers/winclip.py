@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer, Taps
+from anomalib_clipsam.clip.localizers.base import CLIP_MEAN, CLIP_STD, Localizer
 from anomalib_clipsam.clip.prompts import PromptEnsemble
+from anomalib_clipsam.clip.taps import Taps
 from anomalib_clipsam.compute.precision import full_precision
+from anomalib_clipsam.errors.errors import UserImportError, UserValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +41,14 @@ class WinClipLocalizer(Localizer):
 
     own_weights = "anomalib's WinClipModel"
     unit_text = False  # compared by the cosine
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, ensemble: PromptEnsemble) -> None:
         super().__init__(ensemble)
         if ensemble != PromptEnsemble():
             msg = "Localizer 'winclip' makes its own prompts. Leave `prompts` out or choose localizer 'dense'."
-            raise ValueError(msg)
+            raise UserValueError(msg)
         from anomalib.models.image.winclip.torch_model import WinClipModel
 
         self.winclip = WinClipModel(apply_transform=False)
@@ -53,7 +57,7 @@ class WinClipLocalizer(Localizer):
                 "Localizer 'winclip' calls anomalib's WinClipModel, which gives wrong scores with this open_clip. "
                 "Run: pip install 'open_clip_torch>=2.24,<2.26.1'"
             )
-            raise ImportError(msg)
+            raise UserImportError(msg)
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)

@@ -18,10 +18,10 @@ from PIL import Image
 from anomalib_clipsam import ClipSam
 from anomalib_clipsam.app import inspection
 from anomalib_clipsam.app.inspection import PANEL, Inspector, Look, decide, read_upload
-from anomalib_clipsam.clip.references import Thresholds
-from anomalib_clipsam.demo.drawing import draw_part
-from anomalib_clipsam.results.drawing import FOUND, heat, outline
-from anomalib_clipsam.results.visualizer import CROPS
+from anomalib_clipsam.drawing.panels import FOUND, heat, outline
+from anomalib_clipsam.drawing.stages import CROPS
+from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.references import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,9 @@ from open_clip.tokenizer import tokenize
 from safetensors.torch import save, save_file
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, text_cache
+from anomalib_clipsam.clip import PromptEnsemble, text_cache
 from anomalib_clipsam.clip.build import encode_ensemble
+from anomalib_clipsam.clip.localizers import DenseLocalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

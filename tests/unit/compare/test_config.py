@@ -13,7 +13,7 @@ import yaml
 from anomalib.models import Padim
 
 from anomalib_clipsam.compare.config import build, read_config
-from anomalib_clipsam.demo.datamodule import DrawnParts
+from anomalib_clipsam.drawn_parts.datamodule import DrawnParts
 
 ROOT = Path(__file__).parents[3]
 MODEL = {"label": "Padim", "class_path": "Padim", "init_args": {"pre_trained": False, "backbone": "resnet18"}}

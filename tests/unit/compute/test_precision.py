@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from anomalib_clipsam.clip import DenseLocalizer
+from anomalib_clipsam.clip.localizers import DenseLocalizer
 from anomalib_clipsam.compute.precision import check_precision, encoders_in, full_precision
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.fusion import Fusion
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.method.fusion import Fusion
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 from anomalib_clipsam.torch_model import ClipSamModel
 
 if TYPE_CHECKING:

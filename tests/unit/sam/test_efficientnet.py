@@ -8,8 +8,8 @@ import timm
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.cps import CascadedPrompts
-from anomalib_clipsam.ppg import PointPromptGenerator
+from anomalib_clipsam.method.cps import CascadedPrompts
+from anomalib_clipsam.method.ppg import PointPromptGenerator
 from anomalib_clipsam.sam import build_sam
 from anomalib_clipsam.sam.build import find_sam_architecture
 from anomalib_clipsam.sam.efficientnet import TRUNK, ImageEncoderEfficientNet

@@ -77,7 +77,7 @@ def test_carried_file_is_never_looked_for_elsewhere(
 ) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     (tmp_path / "lite_sam.safetensors").touch()
-    assert locate(find_sam("lite")) == Path(store.__file__).parents[1] / "demo" / "lite_sam.safetensors"
+    assert locate(find_sam("lite")) == Path(store.__file__).parent / "carried" / "lite_sam.safetensors"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_clipsam.clip import AprilGanLocalizer, PromptEnsemble, build_adapters, build_clip
+from anomalib_clipsam.clip import PromptEnsemble, build_clip
+from anomalib_clipsam.clip.localizers import AprilGanLocalizer, build_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from anomalib_clipsam.clip import DenseLocalizer, Localizer, PromptEnsemble, encode_ensemble
+from anomalib_clipsam.clip import PromptEnsemble, encode_ensemble
+from anomalib_clipsam.clip.localizers import DenseLocalizer, Localizer
 from anomalib_clipsam.clip.localizers.base import text_anomaly_map
 
 if TYPE_CHECKING:

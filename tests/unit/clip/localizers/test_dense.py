@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_clipsam.clip import DenseLocalizer, PromptEnsemble, build_clip
+from anomalib_clipsam.clip import PromptEnsemble, build_clip
 from anomalib_clipsam.clip.build import attend, project
+from anomalib_clipsam.clip.localizers import DenseLocalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,17 +15,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from anomalib_clipsam.clip import (
+from anomalib_clipsam.clip import LearnedPrompts, PromptEnsemble, build_clip
+from anomalib_clipsam.clip.build import CARRIED_CONFIGS
+from anomalib_clipsam.clip.localizers import (
     LOCALIZERS,
     AnomalyClipLocalizer,
     AprilGanLocalizer,
     CraneLocalizer,
-    LearnedPrompts,
-    PromptEnsemble,
     build_adapters,
-    build_clip,
 )
-from anomalib_clipsam.clip.build import CARRIED_CONFIGS
 from anomalib_clipsam.clip.localizers.learned import LearnedPromptLocalizer, gaussian_matrix
 
 if TYPE_CHECKING:

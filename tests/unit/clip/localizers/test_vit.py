@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_clipsam.clip import AprilGanLocalizer, DenseLocalizer, PromptEnsemble, encode_ensemble
+from anomalib_clipsam.clip import PromptEnsemble, encode_ensemble
+from anomalib_clipsam.clip.localizers import AprilGanLocalizer, DenseLocalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from anomalib_clipsam.clip import PromptEnsemble, WinClipLocalizer
+from anomalib_clipsam.clip import PromptEnsemble
+from anomalib_clipsam.clip.localizers import WinClipLocalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
