@@ -18,7 +18,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from anomalib_clipsam.demo import scenes
 from anomalib_clipsam.demo.canvas import SIZE, rgb
 
