@@ -38,6 +38,22 @@ Run = Callable[[Namespace], tuple[str, int]]
 TILES = "for large pictures: side of the tiles that they are cut into, or 'auto'"
 
 
+DECISIVE = (
+    "weights",
+    "class_name",
+    "checkpoint",
+    "threshold",
+    "pixel_threshold",
+    "false_alarms",
+    "min_area",
+    "good",
+    "references",
+    "tiles",
+    "pictures",
+)
+"""Options of `predictions` that change what it writes."""
+
+
 def tile_side(text: str) -> int | str:
     """Read what ``--tiles`` is given: a number of pixels; ``"auto"``, and what the model will refuse, stay as text."""
     return int(text) if text.isdigit() else text
@@ -200,74 +216,73 @@ def predictions(command: ArgumentParser) -> Run:
         help="smallest part of a mask that stays, in pixels of the file (default: any)",
     )
 
+    add_machine(command)
+    return run_predictions
+
+
+def add_machine(command: ArgumentParser) -> None:
+    """Add the options that say on which devices it runs."""
     machine = command.add_argument_group("the machine")
     machine.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
     machine.add_argument("--accelerator", default="auto", metavar="NAME", help="cpu, gpu and so on (default: auto)")
     machine.add_argument("--devices", default="1", metavar="N", help="how many, or which (default: 1)")
     machine.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines of a cluster (default: 1)")
 
-    @only_our_lines()
-    def run(options: Namespace) -> tuple[str, int]:
-        from anomalib_clipsam import ClipSam
-        from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
-        from anomalib_clipsam.predictions.run import check_trainer, hash_content, list_pictures, write_predictions
 
-        list_pictures(options.folder)  # before anything is fetched
-        moved = read_decision(options)
-        if options.batch_size < 1:
-            msg = f"The batch size is {options.batch_size}, but it is a number of pictures. Choose 1 or more."
-            raise UserValueError(msg)
-        needs_folder = options.pictures or options.devices != "1" or options.num_nodes != 1
-        if needs_folder and options.to.suffix == ".csv":
-            msg = f"{options.to} is a table only. Give --to a folder for pictures, and for several processes."
-            raise UserValueError(msg)
-        if options.quiet:
-            logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
-        trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}
-        check_trainer(**trainer)
-        compared = compare_as(options)
-        model = ClipSam(
-            weights=options.weights,
-            class_name=options.class_name,
-            tiles=options.tiles,
-            false_alarms=options.false_alarms,
-            **compared,
-            post_processor=ClipSamPostProcessor(min_area=options.min_area, **moved),
-        )
-        names = (
-            "weights",
-            "class_name",
-            "checkpoint",
-            "threshold",
-            "pixel_threshold",
-            "false_alarms",
-            "min_area",
-            "good",
-            "references",
-            "tiles",
-            "pictures",
-        )
-        settings = {"version": __version__, "folder": str(options.folder.resolve())}
-        settings |= {f"--{name.replace('_', '-')}": str(getattr(options, name)) for name in names}
-        settings |= {f"weights of {part}": row["sha256"][:16] for part, row in model.frozen_weights().items()}
-        for name in ("class_name", "checkpoint", "good"):
-            path = Path(getattr(options, name) or "")
-            if getattr(options, name) is not None and path.exists():
-                settings[f"content of --{name.replace('_', '-')}"] = hash_content(path)
-        found = write_predictions(
-            model,
-            options.folder,
-            options.to,
-            options.checkpoint,
-            settings,
-            pictures=options.pictures,
-            batch_size=options.batch_size,
-            quiet=options.quiet,
-            **trainer,
-        )
-        return found and f"{found}\n", 0
+@only_our_lines()
+def run_predictions(options: Namespace) -> tuple[str, int]:
+    """Score a folder, as `predictions` was asked."""
+    from anomalib_clipsam import ClipSam
+    from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+    from anomalib_clipsam.predictions.run import check_trainer, list_pictures, write_predictions
 
-    return run
+    list_pictures(options.folder)  # before anything is fetched
+    moved = read_decision(options)
+    if options.batch_size < 1:
+        msg = f"The batch size is {options.batch_size}, but it is a number of pictures. Choose 1 or more."
+        raise UserValueError(msg)
+    needs_folder = options.pictures or options.devices != "1" or options.num_nodes != 1
+    if needs_folder and options.to.suffix == ".csv":
+        msg = f"{options.to} is a table only. Give --to a folder for pictures, and for several processes."
+        raise UserValueError(msg)
+    if options.quiet:
+        logging.getLogger("anomalib_clipsam").setLevel(logging.WARNING)
+    trainer = {name: getattr(options, name) for name in ("accelerator", "devices", "num_nodes")}
+    check_trainer(**trainer)
+    model = ClipSam(
+        weights=options.weights,
+        class_name=options.class_name,
+        tiles=options.tiles,
+        false_alarms=options.false_alarms,
+        **compare_as(options),
+        post_processor=ClipSamPostProcessor(min_area=options.min_area, **moved),
+    )
+    found = write_predictions(
+        model,
+        options.folder,
+        options.to,
+        options.checkpoint,
+        settings_of(options, model.frozen_weights()),
+        pictures=options.pictures,
+        batch_size=options.batch_size,
+        quiet=options.quiet,
+        **trainer,
+    )
+    return found and f"{found}\n", 0
+
+
+def settings_of(options: Namespace, weights: dict[str, dict[str, str]]) -> dict[str, str | None]:
+    """List what predictions depend on: a folder that was begun with others is refused."""
+    from anomalib_clipsam.predictions.run import hash_content
+
+    settings = {"version": __version__, "folder": str(options.folder.resolve())}
+    settings |= {f"--{name.replace('_', '-')}": str(getattr(options, name)) for name in DECISIVE}
+    settings |= {f"weights of {part}": row["sha256"][:16] for part, row in weights.items()}
+    for name in ("class_name", "checkpoint", "good"):
+        path = Path(getattr(options, name) or "")
+        if getattr(options, name) is not None and path.exists():
+            settings[f"content of --{name.replace('_', '-')}"] = hash_content(path)
+    return settings
 
 
 def check(command: ArgumentParser) -> Run:

@@ -6,11 +6,12 @@
     python tools/photo_scenes.py --photographs PHOTOS --store STORE --number 10000
     python tools/photo_scenes.py --photographs PHOTOS --store STORE_VALIDATION --number 400 --validation
 
-Four kinds of pictures, each with exact masks: scenes whose grounds, shapes and defects are filled with photographed
+Kinds of pictures, each with exact masks: scenes whose grounds, shapes and defects are filled with photographed
 materials; photographs of objects and shelves with a defect drawn in; drawn parts of the training categories; paper with
-its real defects. Each comes with two maps of distances between features, of the kind that ClipSam's map is made of: to
-the picture's own patches, and to good pictures of the same thing. Every tenth photograph and two kinds of paper are for
-validation alone.
+its real defects; and, with ``--real``, photographs of real defects, and of an object with such a defect laid on it.
+Each comes with the carried CLIP's own map and two maps of distances between features: to the picture's own patches, and
+to good pictures of the same thing. Every tenth photograph, two kinds of paper and every fifth photograph of a real one
+are for validation alone.
 
 Letters: S = 256 side of the picture, s = 32 of a map, N pictures in the store, P patches, C channels.
 """
@@ -27,20 +28,29 @@ import numpy as np
 import scenes
 import timm
 import torch
+from measure_lite import load
 from photo_pairs import shards
+from real_defects import KINDS as REAL_KINDS
+from real_defects import Marked, RealDefects, crop_defect, transplant
 from torch.nn import functional as F  # noqa: N812
+from train_lite_clip import CARRIED
 
 from anomalib_clipsam.drawn_parts.drawing import TRAINING_CATEGORIES, defects_of, draw_part_layers
 
 SIZE = 256
 CELLS = SIZE // 8
-KINDS = ("scene", "photograph", "part", "paper", "drawn scene")
+KINDS = ("scene", "photograph", "part", "paper", "drawn scene", "real", "shape")
 SHARES = (0.52, 0.13, 0.2, 0.06, 0.09)
+"""Share of each kind but the last two, which ``--real`` asks for."""
+SHAPES = 0.15
+"""Share of objects with a real defect laid on them among the real ones."""
 MAX_SHAPES = 8
 PAPER_KEPT = ("PA_FVN01_TL", "PA_BTN01_RL")
 """Kinds of paper for validation."""
 BREAKS = 0.25
 """Share of the defects of scenes and photographs that are large breaks."""
+CLIP_SIZE, MAP_SIZE = 320, 128
+"""Sides of the picture that CLIP sees, and of its map in the store."""
 MIN_DEFECT = 24
 """Smallest defect, in pixels."""
 
@@ -461,11 +471,56 @@ def draw_paper(rng: np.random.Generator, photographs: Photographs) -> Drawn:
         return Drawn(cv2.warpAffine(np.ascontiguousarray(image), turn, (SIZE, SIZE), **wide), defect, [], good)
 
 
-def draw(rng: np.random.Generator, photographs: Photographs) -> tuple[Drawn, int]:
-    """Draw a picture with a defect: the picture, and the number of its kind in :data:`KINDS`."""
+def draw_real(rng: np.random.Generator, real: RealDefects) -> Drawn:
+    """A real defect at a random scale, and two good pictures of the same material if there are any."""
+    kind = str(rng.choice(list(real.defective)))
+    pictures = real.defective[kind]
+    image, defect = crop_defect(rng, *pictures[int(rng.integers(len(pictures)))].read())
+    goods = real.good[kind]
+    good = [goods[int(i)].read()[0] for i in rng.integers(len(goods), size=2)] if goods else []
+    return Drawn(image, defect, [], [cv2.resize(g, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for g in good])
+
+
+def draw_shape(rng: np.random.Generator, real: RealDefects, shapes: list[Marked]) -> Drawn:
+    """A photographed object whose mask is known, with a real defect laid on the picture."""
+    picture = shapes[int(rng.integers(len(shapes)))]
+    image, body = (
+        cv2.resize(values.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) for values in picture.read()
+    )
+    kind = str(rng.choice(list(real.defective)))
+    pictures = real.defective[kind]
+    good, bad, defect = transplant(rng, *pictures[int(rng.integers(len(pictures)))].read(), np.clip(image / 255, 0, 1))
+    return Drawn(bad, defect, [body > 0.5], [_another(rng, good) for _ in range(2)])
+
+
+def draw(
+    rng: np.random.Generator,
+    photographs: Photographs,
+    real: RealDefects | None = None,
+    shapes: list[Marked] | None = None,
+    share: float = 0.0,
+) -> tuple[Drawn, int]:
+    """Draw a picture with a defect.
+
+    Args:
+        rng (np.random.Generator): Source of every choice.
+        photographs (Photographs): What defects are drawn on.
+        real (RealDefects | None): Real defects, if there are any to be.
+        shapes (list[Marked] | None): Photographs of objects with the object's mask.
+        share (float): Share of the real ones.
+
+    Returns:
+        tuple[Drawn, int]: The picture, and the number of its kind in :data:`KINDS`.
+    """
     while True:
         kind = int(np.searchsorted(np.cumsum(SHARES), rng.random() * sum(SHARES), side="right"))
-        if KINDS[kind] == "part":
+        if real is not None and rng.random() < share:
+            kind = KINDS.index("shape" if shapes and rng.random() < SHAPES else "real")
+        if KINDS[kind] == "real":
+            drawn = draw_real(rng, real)
+        elif KINDS[kind] == "shape":
+            drawn = draw_shape(rng, real, shapes)
+        elif KINDS[kind] == "part":
             drawn = draw_part(rng)
         elif KINDS[kind] == "paper":
             drawn = draw_paper(rng, photographs)
@@ -474,7 +529,7 @@ def draw(rng: np.random.Generator, photographs: Photographs) -> tuple[Drawn, int
             drawn = Drawn(scene.image, scene.defect_mask, list(scene.shape_masks), [])
         else:
             drawn = draw_photo_scene(rng, photographs, whole=KINDS[kind] == "photograph")
-        if MIN_DEFECT <= drawn.defect.sum() <= 0.4 * SIZE * SIZE:
+        if MIN_DEFECT <= drawn.defect.sum() <= (0.6 if KINDS[kind] == "real" else 0.4) * SIZE * SIZE:
             return drawn, kind
 
 
@@ -543,6 +598,14 @@ def distance_maps(trunk: torch.nn.Module, image: np.ndarray, good: list[np.ndarr
     return maps[0], maps[-1]
 
 
+@torch.inference_mode()
+def text_map(localizer: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    """CLIP's map of a picture ``(S, S, 3)`` uint8: ``(MAP_SIZE, MAP_SIZE)`` float16 in [0, 1]."""
+    shown = cv2.resize(image, (CLIP_SIZE, CLIP_SIZE), interpolation=cv2.INTER_LINEAR)
+    found, _ = localizer(torch.from_numpy(shown).permute(2, 0, 1)[None] / 255)
+    return cv2.resize(found[0].numpy(), (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).astype(np.float16)
+
+
 # ---------------------------------------------------------------------------------------------------- the store
 def main() -> None:
     """Draw the store, or go on with it: files of 1000 pictures each."""
@@ -551,12 +614,23 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="folder that the pictures are written to")
     parser.add_argument("--number", type=int, default=10000)
     parser.add_argument("--validation", action="store_true", help="use the photographs that are kept for validation")
+    parser.add_argument("--real", type=float, default=0.0, help="share of photographs of real defects")
+    parser.add_argument("--kinds", nargs="*", default=list(REAL_KINDS), choices=REAL_KINDS, help="kinds of these")
+    parser.add_argument("--clip", type=Path, default=CARRIED, help="folder of the weights that CLIP's map is made with")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="this process of so many")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     args.store.mkdir(parents=True, exist_ok=True)
     photographs, trunk = Photographs(args.photographs, args.validation), load_trunk()
+    localizer = load(args.clip)
+    real, shapes = None, []
+    if args.real:
+        left_out = tuple(kind for kind in REAL_KINDS if kind not in args.kinds)
+        real = RealDefects(args.photographs / "real", args.validation, left_out)
+        if not args.validation:
+            pictures = sorted((args.photographs / "shapes").glob("*/defect/*"))
+            shapes = [Marked(path, path.parents[1] / "mask" / f"{path.stem}.png") for path in pictures]
     chunk = min(500, args.number)
     for number in range(args.part[0], args.number // chunk, args.part[1]):
         path = args.store / f"{number:03d}.npz"
@@ -564,18 +638,19 @@ def main() -> None:
             continue
         begin = time.monotonic()
         columns: dict[str, list[np.ndarray]] = {
-            n: [] for n in ("image", "pieces", "shapes", "own", "reference", "kind")
+            n: [] for n in ("image", "pieces", "shapes", "own", "reference", "text", "kind")
         }
         for index in range(chunk):
             rng = np.random.default_rng((20_26, int(args.validation), number, index))
-            drawn, kind = draw(rng, photographs)
+            drawn, kind = draw(rng, photographs, real, shapes, args.real)
             joined = cv2.dilate(drawn.defect.astype(np.uint8), np.ones((9, 9), np.uint8))  # nearly touching is one
             pieces = cv2.connectedComponents(joined, connectivity=8)[1] * drawn.defect
             bits = np.zeros((SIZE, SIZE), np.uint8)
             for place, mask in enumerate(drawn.shapes[:MAX_SHAPES]):
                 bits |= mask.astype(np.uint8) << place
             own, reference = distance_maps(trunk, drawn.image, drawn.good)
-            row = (drawn.image, np.minimum(pieces, 255).astype(np.uint8), bits, own, reference, np.uint8(kind))
+            text = text_map(localizer, drawn.image)
+            row = (drawn.image, np.minimum(pieces, 255).astype(np.uint8), bits, own, reference, text, np.uint8(kind))
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
         with path.with_suffix(".tmp").open("wb") as file:

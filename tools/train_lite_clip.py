@@ -24,7 +24,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from photo_pairs import Photographs, augment, draw_pair
+from photo_pairs import Pair, Photographs, augment, draw_pair
+from real_defects import KINDS, TRANSPLANTED, RealDefects
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, Dataset
@@ -58,10 +59,21 @@ def reference_weights(tower: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class PairBatches(Dataset):
-    """Batches by step: images ``(B, 3, S, S)`` uint8 and masks ``(B, S, S)`` bool, each picture before its twin."""
+    """Batches by step: images ``(B, 3, S, S)`` uint8 and masks ``(B, S, S)`` bool, each picture before its twin.
 
-    def __init__(self, photographs: Photographs, seed: int, steps: range) -> None:
+    Args:
+        photographs (Photographs): What defects are drawn on.
+        seed (int): The same seed and step give the same batch.
+        steps (range): Numbers of the steps.
+        real (RealDefects | None): Real defects, if there are any to be.
+        share (float): Their share among the pairs.
+    """
+
+    def __init__(
+        self, photographs: Photographs, seed: int, steps: range, real: RealDefects | None = None, share: float = 0.0
+    ) -> None:
         self.photographs, self.seed, self.steps = photographs, seed, steps
+        self.real, self.share = real, share
 
     def __len__(self) -> int:
         """Count the steps."""
@@ -73,7 +85,7 @@ class PairBatches(Dataset):
         rng = np.random.default_rng((self.seed, self.steps[index]))
         images, masks = [], []
         for _ in range(PAIRS):
-            good, bad, mask = draw_pair(rng, self.photographs)
+            good, bad, mask = self._draw_pair(rng)
             seed = rng.integers(2**63)
             for picture, truth in ((bad, mask), (good, np.zeros_like(mask))):
                 image, truth = augment(picture, truth, np.random.default_rng(seed))
@@ -84,6 +96,12 @@ class PairBatches(Dataset):
             "mask": torch.from_numpy(np.stack(masks)),
             "name": torch.tensor(int(rng.integers(len(NAMES)))),
         }
+
+    def _draw_pair(self, rng: np.random.Generator) -> Pair:
+        if self.real is None or rng.random() >= self.share:
+            return draw_pair(rng, self.photographs)
+        source = str(rng.choice(("material", "object", "material", "groceries", "steel")))
+        return self.real.draw_pair(rng, self.photographs.read(source, rng) if rng.random() < TRANSPLANTED else None)
 
 
 def losses_of(logits: torch.Tensor, score: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -167,6 +185,11 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of finished weights to begin from")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--trunk_rate", type=float, default=0.0, help="share of the rate that the tower learns at")
+    parser.add_argument(
+        "--fixed_blocks", type=int, default=0, help="blocks of the tower, from the first, that stay; 3 halve the time"
+    )
+    parser.add_argument("--real", type=float, default=0.0, help="share of the pairs that show a real defect")
+    parser.add_argument("--left_out", nargs="*", default=[], choices=KINDS, help="kinds of real defects to leave out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=int, default=500, help="steps from report to report")
     parser.add_argument("--work", type=Path, default=Path(".demo_training/lite_clip"), help="folder of the checkpoint")
@@ -197,7 +220,10 @@ def main() -> None:
     clip.requires_grad_(requires_grad=False)
     groups = [{"params": [*pyramid.parameters(), *clip.visual.head.parameters()], "share": 1.0}]
     if args.trunk_rate:  # depthwise convolutions stay: their gradient costs as much as all the rest on a CPU
-        tower = [value for name, value in clip.visual.trunk.named_parameters() if value.ndim < 4 or value.shape[1] > 3]
+        trunk = clip.visual.trunk
+        stem = [trunk.conv_stem, trunk.bn1] if args.fixed_blocks else []
+        fixed = {id(value) for part in (*stem, *trunk.blocks[: args.fixed_blocks]) for value in part.parameters()}
+        tower = [x for x in trunk.parameters() if id(x) not in fixed and (x.ndim < 4 or x.shape[1] > 3)]
         groups.append({"params": tower, "share": args.trunk_rate})
     for group in groups:
         for parameter in group["params"]:
@@ -235,7 +261,8 @@ def main() -> None:
             file.replace(args.output / f"{name}.safetensors")
 
     sets = validation_sets(Photographs(args.photographs, validation=True))
-    batches = PairBatches(Photographs(args.photographs), args.seed, range(start, args.steps))
+    real = RealDefects(args.photographs / "real", left_out=tuple(args.left_out)) if args.real else None
+    batches = PairBatches(Photographs(args.photographs), args.seed, range(start, args.steps), real, args.real)
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
     smooth: dict[str, float] = {}
     began = time.monotonic()

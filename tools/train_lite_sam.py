@@ -59,8 +59,10 @@ PATCH = 8
 MAX_POINTS = 12
 SOME_PATCHES = 320
 """Patches that the loss of the features looks at."""
-MAPS = ("truth", "own", "reference")
+MAPS = ("truth", "own", "reference", "text")
 """Kinds of maps that a validation run prompts with."""
+TEXT_MAPS = 0.5
+"""Share of CLIP's own maps among those that PPG is trained with."""
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
@@ -74,6 +76,7 @@ class Picture:
         shapes (tuple[np.ndarray, ...]): ``(S, S)`` bool masks of whole things.
         own (np.ndarray): Distances to the picture's own patches ``(32, 32)``.
         reference (np.ndarray): Distances to those of good pictures ``(32, 32)``.
+        text (np.ndarray): CLIP's map ``(s, s)`` in [0, 1].
         size (tuple[int, int]): Rows and columns that are picture; what is right and below is the frame's padding.
     """
 
@@ -82,6 +85,7 @@ class Picture:
     shapes: tuple[np.ndarray, ...]
     own: np.ndarray
     reference: np.ndarray
+    text: np.ndarray
     size: tuple[int, int] = (SIZE, SIZE)
 
 
@@ -114,8 +118,8 @@ class Store:
         shapes = tuple(
             (row["shapes"] >> place & 1).astype(bool) for place in range(8) if (row["shapes"] >> place & 1).any()
         )
-        own, reference = row["own"].astype(np.float32), row["reference"].astype(np.float32)
-        return Picture(row["image"], row["pieces"], shapes, own, reference)
+        own, reference, text = (row[name].astype(np.float32) for name in ("own", "reference", "text"))
+        return Picture(row["image"], row["pieces"], shapes, own, reference, text)
 
 
 def augmented(rng: np.random.Generator, picture: Picture) -> Picture:
@@ -134,7 +138,7 @@ def augmented(rng: np.random.Generator, picture: Picture) -> Picture:
         if rng.random() < 0.2:
             image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
     pieces, shapes = moved(picture.pieces), tuple(moved(mask) for mask in picture.shapes)
-    own, reference = moved(picture.own), moved(picture.reference)
+    own, reference, text = moved(picture.own), moved(picture.reference), moved(picture.text)
     size = [SIZE, SIZE]
     if rng.random() < 0.15:
         side, kept = int(rng.integers(2)), int(rng.integers(12, 31)) * 8
@@ -148,7 +152,7 @@ def augmented(rng: np.random.Generator, picture: Picture) -> Picture:
                 mask[cut] = False
             small = tuple(slice(None) if s.start is None else slice(kept // PATCH, None) for s in cut)
             own[small], reference[small] = np.median(own), np.median(reference)
-    return Picture(image, pieces, shapes, own, reference, tuple(size))
+    return Picture(image, pieces, shapes, own, reference, text, tuple(size))
 
 
 # ---------------------------------------------------------------------------------------------------- clicks
@@ -255,7 +259,9 @@ def scaled(distances: np.ndarray, top: float) -> np.ndarray:
 def imperfect_map(rng: np.random.Generator, picture: Picture) -> np.ndarray:
     """A map as PPG may get it, ``(s, s)`` in [0, 1]."""
     kind = int(np.searchsorted(np.cumsum((0.42, 0.14, 0.26, 0.09)), rng.random()))
-    if kind == 0:
+    if rng.random() < TEXT_MAPS:
+        field = picture.text
+    elif kind == 0:
         field = blurred_truth(rng, picture.pieces)
     elif kind == 1:
         field = scaled(picture.own, rng.uniform(0.7, 1))
@@ -573,7 +579,7 @@ def validation_map(picture: Picture, kind: str) -> np.ndarray:
         field = cv2.resize((picture.pieces > 0).astype(np.float32), (LOGITS, LOGITS), interpolation=cv2.INTER_AREA)
         field = cv2.GaussianBlur(field, (0, 0), 3)
         return field / field.max()
-    return scaled(getattr(picture, kind), 1.0)
+    return picture.text if kind == "text" else scaled(getattr(picture, kind), 1.0)
 
 
 def evaluate(sam: Sam, store: Store, number: int) -> str:

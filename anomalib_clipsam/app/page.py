@@ -103,78 +103,16 @@ def build_page(inspector: Inspector) -> Any:
         looked = gr.State(time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                picture = gr.Image(
-                    label="Picture",
-                    format="png",
-                    sources=["upload"],
-                    placeholder="Drop a picture here\nor click to choose one",
-                    height=260,
-                    buttons=[],
-                )
-                # Gradio's own opens the file, and says what PIL says. A subclass would have Gradio write a `.pyi` file.
-                picture.preprocess = lambda payload: payload and payload.path
-                example = gr.Button("Use a drawn part", size="sm")
-                good = gr.File(
-                    label="Good parts (optional)",
-                    file_count="multiple",
-                    file_types=["image"],
-                    height=170,
-                    visible=not inspector.in_tiles,
-                )
-                name = gr.Textbox(
-                    label="Name of the part (optional)",
-                    placeholder="such as leather or metal nut",
-                    max_length=LONGEST_NAME,
-                    visible=inspector.uses_class_name,
-                )
+                picture, example, good, name = _add_inputs(gr, inspector)
             with gr.Column(scale=7, min_width=300):
                 verdict = gr.HTML(EMPTY, elem_id="verdict")
                 with gr.Row():
-                    image_threshold = gr.Slider(
-                        0,
-                        1,
-                        0.5,
-                        step=0.01,
-                        label="Threshold of the score",
-                        info="Above it: defective.",
-                        min_width=220,
-                    )
-                    pixel_threshold = gr.Slider(
-                        0,
-                        1,
-                        0.5,
-                        step=0.01,
-                        label="Threshold of the outline",
-                        info="Higher outlines less.",
-                        min_width=220,
-                    )
+                    image_threshold = _add_threshold(gr, "score", "Above it: defective.")
+                    pixel_threshold = _add_threshold(gr, "outline", "Higher outlines less.")
                 answer = gr.HTML("", elem_id="answer")
                 steps = gr.HTML("", elem_id="steps")
-        gr.HTML(
-            "<p>Without good parts, 0.5 is not fitted to your part, and good ones may lie above it. With good parts, "
-            f"0.5 is set for {100 * inspector.false_alarms:.3g} % false alarms. Up to {MOST_GOOD_PARTS} are compared, "
-            "each with the others too.</p>"
-            f"<p>Files may have {MOST_BYTES // 2**20} MB and {MOST_PIXELS // 10**6} megapixels. They stay on the "
-            "machine that runs this page, and are deleted after an hour, or when it ends.</p>",
-            elem_id="foot",
-        )
-
-        def look(path: str | None, parts: list[str] | None, class_name: str, image: float, pixel: float) -> tuple:
-            if path is None:
-                return None, EMPTY, "", ""
-            try:
-                seen = inspector.look(path, parts or (), class_name)
-            except (OSError, ValueError) as error:
-                return None, show_refusal(error), "", ""
-            return seen, *show_decision(seen, image, pixel), show_steps(seen)
-
-        def rename(seen: Look | None, *asked: Any) -> tuple:
-            same = seen is None or seen.class_name == tidy(asked[2])
-            return (gr.skip(),) * 4 if same else look(*asked)
-
-        def move(seen: Look | None, image: float, pixel: float) -> Any:
-            return (gr.skip(), gr.skip()) if seen is None else show_decision(seen, image, pixel)
-
+        _add_foot(gr, inspector)
+        look, rename, move = _handlers(gr, inspector)
         thresholds = [image_threshold, pixel_threshold]
         asked, shown = [picture, good, name, *thresholds], [looked, verdict, answer, steps]
         gr.on(
@@ -200,6 +138,74 @@ def build_page(inspector: Inspector) -> Any:
     # What its launcher says. Without it, Gradio reads whatever file of this machine it is asked for.
     page.has_launched = True
     return page
+
+
+def _add_inputs(gr: Any, inspector: Inspector) -> tuple[Any, Any, Any, Any]:
+    """Add what a visitor gives: a picture or a drawn one, good parts, the part's name."""
+    picture = gr.Image(
+        label="Picture",
+        format="png",
+        sources=["upload"],
+        placeholder="Drop a picture here\nor click to choose one",
+        height=260,
+        buttons=[],
+    )
+    # Gradio's own opens the file, and says what PIL says. A subclass would have Gradio write a `.pyi` file.
+    picture.preprocess = lambda payload: payload and payload.path
+    example = gr.Button("Use a drawn part", size="sm")
+    good = gr.File(
+        label="Good parts (optional)",
+        file_count="multiple",
+        file_types=["image"],
+        height=170,
+        visible=not inspector.in_tiles,
+    )
+    name = gr.Textbox(
+        label="Name of the part (optional)",
+        placeholder="such as leather or metal nut",
+        max_length=LONGEST_NAME,
+        visible=inspector.uses_class_name,
+    )
+    return picture, example, good, name
+
+
+def _add_threshold(gr: Any, of: str, info: str) -> Any:
+    """Add the slider of a threshold."""
+    return gr.Slider(0, 1, 0.5, step=0.01, label=f"Threshold of the {of}", info=info, min_width=220)
+
+
+def _add_foot(gr: Any, inspector: Inspector) -> None:
+    """Add what the thresholds rest on, and what becomes of files."""
+    gr.HTML(
+        "<p>Without good parts, 0.5 is not fitted to your part, and good ones may lie above it. With good parts, "
+        f"0.5 is set for {100 * inspector.false_alarms:.3g} % false alarms. Up to {MOST_GOOD_PARTS} are compared, "
+        "each with the others too.</p>"
+        f"<p>Files may have {MOST_BYTES // 2**20} MB and {MOST_PIXELS // 10**6} megapixels. They stay on the "
+        "machine that runs this page, and are deleted after an hour, or when it ends.</p>",
+        elem_id="foot",
+    )
+
+
+def _handlers(gr: Any, inspector: Inspector) -> tuple[Any, Any, Any]:
+    """Make what is done when a picture comes, when its name changes, and when a threshold moves."""
+
+    def look(path: str | None, parts: list[str] | None, class_name: str, image: float, pixel: float) -> tuple:
+        if path is None:
+            return None, EMPTY, "", ""
+        try:
+            seen = inspector.look(path, parts or (), class_name)
+        except (OSError, ValueError) as error:
+            return None, show_refusal(error), "", ""
+        return seen, *show_decision(seen, image, pixel), show_steps(seen)
+
+    def rename(seen: Look | None, *asked: Any) -> tuple:
+        same = seen is None or seen.class_name == tidy(asked[2])
+        return (gr.skip(),) * 4 if same else look(*asked)
+
+    def move(seen: Look | None, image: float, pixel: float) -> Any:
+        return (gr.skip(), gr.skip()) if seen is None else show_decision(seen, image, pixel)
+
+    return look, rename, move
 
 
 def draw_example() -> tuple[Image.Image, str]:

@@ -60,7 +60,8 @@ class PictureCheck(Callback):
     def __init__(self, fits: Callable[[tuple[int, int]], str | None] | None = None) -> None:
         self.fits = fits
         self.skipped: list[tuple[int, dict[str, str]]] = []  # of each data set: pictures, and file -> fault
-        self.notes: list[str] = []  # logged after the pass, below its table of metrics
+        self.pages: list[str] = []  # logged after the pass, like the next: which pages nobody looks at
+        self.notes: list[str] = []  # below the table of metrics
         self.undo: list[Callable[[], None]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -147,7 +148,7 @@ class PictureCheck(Callback):
         several = [f"{printable(path)} has {number}" for path, number in pages.items() if number > 1]
         if several:
             more = f"; and {len(several) - NAMED} more" if len(several) > NAMED else ""
-            self.notes.append(
+            self.pages.append(
                 "Of files with several pages, only the first page is scored. Save each page as a picture of its own: "
                 f"{'; '.join(several[:NAMED])}{more}."
             )
@@ -196,7 +197,7 @@ class PictureCheck(Callback):
                 for count, faults in self.skipped
                 if faults
             ]
-            for note in skipped + self.notes:
+            for note in self.pages + skipped + self.notes:
                 logger.warning(note)
         self.restore()
 
@@ -209,7 +210,7 @@ class PictureCheck(Callback):
         """Restore the data sets, and forget what was skipped."""
         for step in reversed(self.undo):
             step()
-        self.skipped, self.notes, self.undo = [], [], []
+        self.skipped, self.pages, self.notes, self.undo = [], [], [], []
 
 
 def _lines(faults: dict[str, str]) -> list[str]:

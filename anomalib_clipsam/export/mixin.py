@@ -229,17 +229,7 @@ class ClipSamExport:
         """
         export_type = ExportType(export_type)
         compression = None if compression_type is None else CompressionType(compression_type)
-        if self.model.sam is None:
-            msg = "With refine=False there is no SAM to split off. Export the model with `to_onnx` or `to_openvino`."
-            raise UserValueError(msg)
-        allowed = {ExportType.ONNX: (None,), ExportType.OPENVINO: (None, CompressionType.FP16, CompressionType.INT8)}
-        if compression not in allowed.get(export_type, ()):
-            msg = "Parts are exported to ONNX in FP32, or to OpenVINO in FP32, FP16 or INT8. Choose one of these."
-            raise UserValueError(msg)
-        if export_type is ExportType.OPENVINO:
-            check_compression(compression, None)
-        check_installed("onnx", "onnxscript")
-        self._check_graph(None)
+        self._check_parts(export_type, compression)
         folder, metadata = create_export_root(export_root, export_type), self.export_metadata()
         paths = []
         for part, example, shapes in self._parts():
@@ -262,6 +252,20 @@ class ClipSamExport:
                     write_openvino(convert(onnx_path, compression), path, metadata, compression)
             paths.append(path)
         return paths[0], paths[1]
+
+    def _check_parts(self, export_type: ExportType, compression: CompressionType | None) -> None:
+        """Raise if the model has no parts, or they cannot be exported in that way."""
+        if self.model.sam is None:
+            msg = "With refine=False there is no SAM to split off. Export the model with `to_onnx` or `to_openvino`."
+            raise UserValueError(msg)
+        allowed = {ExportType.ONNX: (None,), ExportType.OPENVINO: (None, CompressionType.FP16, CompressionType.INT8)}
+        if compression not in allowed.get(export_type, ()):
+            msg = "Parts are exported to ONNX in FP32, or to OpenVINO in FP32, FP16 or INT8. Choose one of these."
+            raise UserValueError(msg)
+        if export_type is ExportType.OPENVINO:
+            check_compression(compression, None)
+        check_installed("onnx", "onnxscript")
+        self._check_graph(None)
 
     def _parts(self) -> Iterator[tuple[Part, tuple[torch.Tensor, ...], tuple[dict[int, Dim], ...]]]:
         """Yield each part of the method, example inputs, and the names of their sizes."""

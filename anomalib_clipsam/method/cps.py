@@ -91,7 +91,7 @@ def most_anomalous_component(mask: torch.Tensor, anomaly_map: torch.Tensor) -> t
         torch.Tensor: ``(B, h, w)`` bool; empty where the mask is.
     """
     batch, height, width = mask.shape
-    index = label_parts(mask).flatten(1)  # (B, h * w), 0 outside
+    index = label_parts(mask, until_done=False).flatten(1)  # (B, h * w), 0 outside
     empty = torch.zeros(batch, height * width + 1, device=mask.device)
     counts = empty.scatter_add(1, index, mask.float().flatten(1))
     sums = empty.scatter_add(1, index, (anomaly_map * mask).flatten(1))

@@ -20,7 +20,7 @@ JUMPS = 8
 """Steps from label to label in a round: chains of 256 labels become one."""
 
 
-def label_parts(mask: torch.Tensor) -> torch.Tensor:
+def label_parts(mask: torch.Tensor, until_done: bool = True) -> torch.Tensor:
     """Number the connected parts of masks; pixels that touch by a corner are connected, as in anomalib.
 
     Each pixel starts with a number of its own. In a round, each part that is known takes the highest number beside it,
@@ -28,6 +28,8 @@ def label_parts(mask: torch.Tensor) -> torch.Tensor:
 
     Args:
         mask (torch.Tensor): ``(B, H, W)`` bool, up to 4096 x 4096 pixels.
+        until_done (bool): Whether to go on until nothing changes, which a GPU is waited for in each round, or for
+            :data:`ROUNDS`, as in a graph. Defaults to ``True``.
 
     Returns:
         torch.Tensor: ``(B, H, W)`` of whole numbers: 0 outside, one number above 0 for all pixels of a part.
@@ -35,7 +37,8 @@ def label_parts(mask: torch.Tensor) -> torch.Tensor:
     height, width = mask.shape[-2:]
     place = torch.arange(1, height * width + 1, device=mask.device).view(height, width)
     labels = place * mask  # (B, H, W)
-    left = ROUNDS if torch.compiler.is_compiling() else height * width
+    until_done = until_done and not torch.compiler.is_compiling()
+    left = height * width if until_done else ROUNDS
     while left:
         beside = F.max_pool2d(labels.float(), 3, stride=1, padding=1).long() * mask
         table = torch.zeros_like(labels).flatten(1)  # label -> the label that it becomes
@@ -44,7 +47,7 @@ def label_parts(mask: torch.Tensor) -> torch.Tensor:
             table = table.gather(1, table)
         merged = table.gather(1, labels.flatten(1)).view_as(labels)
         left -= 1
-        if not torch.compiler.is_compiling() and torch.equal(merged, labels):
+        if until_done and torch.equal(merged, labels):
             break
         labels = merged
     return labels

@@ -228,17 +228,24 @@ def write_predictions(
         loader = DataLoader(
             dataset, batch_size, sampler=Share(dataset, scored), collate_fn=dataset.collate_fn, pin_memory=True
         )
-        with TemporaryDirectory() as workspace:
-            engine = Engine(
-                default_root_dir=workspace,
-                logger=False,
-                enable_progress_bar=not quiet,
-                use_distributed_sampler=False,
-                **trainer,
-            )
-            engine.predict(model, dataloaders=loader, ckpt_path=checkpoint, return_predictions=False)
+        _run_engine(model, loader, checkpoint, quiet, trainer)
         explain = getattr(model, "explain_threshold", None)  # another model of anomalib has none
         origin = explain and explain("--good FOLDER", "--threshold")
         if origin is not None and not rank_zero_only.rank:
             logger.info(origin)
     return "" if rank_zero_only.rank else model.visualizer.finish()
+
+
+def _run_engine(
+    model: AnomalibModule, loader: DataLoader, checkpoint: Path | None, quiet: bool, trainer: dict[str, Any]
+) -> None:
+    """Let anomalib's Engine predict; what it writes by itself is thrown away."""
+    with TemporaryDirectory() as workspace:
+        engine = Engine(
+            default_root_dir=workspace,
+            logger=False,
+            enable_progress_bar=not quiet,
+            use_distributed_sampler=False,
+            **trainer,
+        )
+        engine.predict(model, dataloaders=loader, ckpt_path=checkpoint, return_predictions=False)

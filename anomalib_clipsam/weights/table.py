@@ -245,7 +245,7 @@ WEIGHTS: dict[str, WeightPair] = {
     ),
     "mobile": WeightPair(_CLIP_B, _MOBILE_SAM, map_size=448),
     "lite": WeightPair(
-        _carried("CLIP", 320, 11_978_690, "ba9713640ebfcc19e4e29cc9fb520594f0831ac996a0e4a40c65ddf17baaaa4f"),
+        _carried("CLIP", 320, 11_978_690, "50e292d94218b11c0d7af7750817753b932e2008d942425dd4b01c61bb5f5e5a"),
         _carried("SAM", 256, 7_849_976, "136170158e9fa8b2de86dfed91e500c99e72676f908bf68e5d2c6a7101fba7c3"),
         map_size=256,
         localizer="pyramid",
@@ -296,7 +296,7 @@ _LEARNED = (
         "adapters",
         320,
         2_639_632,
-        "d06c6310767b775560d93f9c7407dcb5bbe4cbbd1bacc19aebc317aaf125481c",
+        "9c9e4dd17d066e0f31c6ff7c24d88a54f3918f65aedc48491a90430267f22064",
         localizer="pyramid",
     ),
     _crane(VISA, "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831"),

@@ -157,7 +157,7 @@ def test_pages_that_nobody_looks_at_are_said(tmp_path: Path) -> None:
     ]
     check = PictureCheck()
     check.leave_out(PredictDataset(tmp_path))
-    (note,) = check.notes
+    (note,) = check.pages
     assert note.startswith("Of files with several pages, only the first page is scored.")
     assert note.endswith(f"{tmp_path / 'moving.png'} has 2; {tmp_path / 'shots.tiff'} has 3.")
 
