@@ -215,9 +215,9 @@ def use_as_before(model: ClipSamModel, saved: dict[str, Any], configuration: Con
     if model.fusion is not None and not configuration.fusion and settings.get("fusion.mode") in FUSIONS:
         model.fusion = Fusion(settings["fusion.mode"], settings.get("fusion.weight", model.fusion.weight))
     rule = saved.get("references") or {}
-    share = rule.get("text_score_share")
-    if model.judge is not None and "text_score_share" not in configuration.reference_options and _is_share(share):
-        model.judge.combination.text_score_share = share
+    for name in ("text_share", "text_score_share") if model.judge is not None else ():
+        if name not in configuration.reference_options and _is_share(rule.get(name)):
+            setattr(model.judge.combination, name, rule[name])
 
 
 def _is_share(value: Any) -> bool:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 REFERENCES = ("none", "self", "batch")
 """What ``references`` may name; ``k_shot`` asks for good parts."""
 
-TEXT_SCORE_SHARE = 0.2
-"""Share of the text in the image score beside good parts or a batch, where it counts by its excess alone."""
+BESIDE_OTHERS = {"text_share": 0.2, "text_score_share": 0.2}
+"""Shares of the text in map and score beside good parts or a batch, where it counts by its excess alone."""
 RAW_PASSING_SHARE = 0.9
 """Share of a batch that its thresholds let pass where distances are given as they are: nothing has fitted 0.5 then."""
 
@@ -73,8 +73,8 @@ def build_judge(
     shares = ("text_share", "text_score_share", "peak_share")
     given = {name: options[name] for name in shares if name in options}
     calibration = Calibration(options.get("raw", False))
-    others = {} if calibration.raw else {"text_score_share": TEXT_SCORE_SHARE}
-    combination = Combination(**({} if references == "self" else others) | given)
+    others = BESIDE_OTHERS if (k_shot or references == "batch") and not calibration.raw else {}
+    combination = Combination(**{**others, **given})
     if k_shot:
         limit = {name: options[name] for name in ("memory_limit",) if name in options}
         reference = FewShotReference(**limit, **how)

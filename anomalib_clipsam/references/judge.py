@@ -42,9 +42,9 @@ the same part, drawn and real, stayed below 1.5 times, those of other parts were
 known how far an empty frame is, see :meth:`FewShotJudge.learn`."""
 LEAST_UNLIKE = 1.5
 """The same at least, where good parts look much like an empty frame."""
-HALO = 0.3
+HALO = 0.2
 """Share of its highest log-odds that a map loses everywhere, see :func:`~bounds.suppress_halo`. With it outlines at the
-pixel threshold had F1 0.56 in place of 0.44 on training sets, and F1-max was the same (``docs/ablation.md``)."""
+pixel threshold had F1 0.44 in place of 0.36 on training sets, and F1-max was the same (``docs/ablation.md``)."""
 LEAST_TEXT, MOST_TEXT = 0.1, 0.99
 """Bounds of what the text may say of good pictures: below the first, its noise would be magnified."""
 SURE = 1.0

@@ -14,8 +14,8 @@ class ReferenceOptions(TypedDict, total=False):
         rotate (bool): Whether good parts also count as turned by 90, 180 and 270 degrees. Defaults to ``False``.
         memory_limit (int): Most patches of good parts that are kept per tap, shared equally among the parts, and among
             the tiles of a part. Defaults to ``32768``; with tiles to ``8192``, as each of them is compared with all.
-        text_share (float): Share of the text in the map; 0 gives the reference alone. Defaults to ``0.3``, and to
-            ``0.5`` for good parts and the batch with tiles.
+        text_share (float): Share of the text in the map; 0 gives the reference alone. Defaults to ``0.2`` for good
+            parts and the batch, with tiles to ``0.5``, and else to ``0.3``.
         text_score_share (float): Share of the text in the image score. Defaults to ``0.2`` for good parts and the
             batch, else to ``0.4``.
         peak_share (float): Share of the map's pixels, the highest ones, whose mean is the reference's image score; 0

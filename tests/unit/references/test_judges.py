@@ -617,7 +617,7 @@ def test_settings_change_with_all_that_an_answer_depends_on() -> None:
         judge.judge()
         return judge
 
-    options = ({}, {"text_share": 0.2}, {"peak_share": 0.0}, {"raw": True})
+    options = ({}, {"text_share": 0.25}, {"peak_share": 0.0}, {"raw": True})
     found = [company(7), *(company(6, **given) for given in options)]
     found += [judge_of("self"), judge_of("self", known=(0.1, 0.2))]
     for seed in (0, 1):
