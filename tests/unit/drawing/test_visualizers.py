@@ -235,7 +235,7 @@ def test_batch_gives_a_list_and_an_image_without_a_prediction_its_picture() -> N
 def test_line_above_says_that_a_defective_picture_has_no_outline() -> None:
     item = item_of()
     item.pred_mask = torch.zeros(8, 8, dtype=torch.bool)
-    assert heading(item) == ("Defective", FOUND, "score 0.90   nothing outlined: no region passes as a whole")
+    assert heading(item) == ("Defective", FOUND, "score 0.90   nothing outlined")
     item.pred_label = torch.tensor(False)
     assert heading(item) == ("Good", POSITIVE, "score 0.90")
 
