@@ -35,8 +35,10 @@ SPREAD, SPREAD_WEIGHT = 0.25, 4.0
 pictures it counts as."""
 BULK = 0.3
 """Share of a batch's pictures, those of the lowest scores, that are taken for good."""
-LOWER_SPREAD = 0.7
-"""Root mean square distance of the lowest 30 % of normal values from where they end, in standard deviations."""
+DAMAGED = 0.25
+"""Share of a batch that is taken for damaged. So the lowest 30 % are taken for the lowest 40 % of the good ones."""
+LOWER_SPREAD = 0.9
+"""Root mean square distance of the lowest 40 % of normal values from where they end, in standard deviations."""
 SMALLEST = 1e-6
 """Probabilities are kept so far from 0 and 1."""
 
@@ -123,9 +125,10 @@ def image_level(scores: torch.Tensor, false_alarms: float = FALSE_ALARMS) -> flo
 
 
 def image_level_of_batch(scores: torch.Tensor, false_alarms: float = FALSE_ALARMS) -> float:
-    """Give what a good picture of a batch exceeds with a given chance, whether few or half are damaged.
+    """Give what a good picture of a batch exceeds with a given chance, if a quarter of the pictures are damaged.
 
-    Mean and spread are read off the lowest :data:`BULK` of the scores, as if those of good pictures were normal.
+    Mean and spread are read off the lowest :data:`BULK` of the scores, as if those of good pictures were normal. Where
+    none are damaged, false alarms are more than wished (0.32 for 0.2), and where half are, fewer (0.06).
 
     Args:
         scores (torch.Tensor): ``(N,)`` in [0, 1].
@@ -140,7 +143,7 @@ def image_level_of_batch(scores: torch.Tensor, false_alarms: float = FALSE_ALARM
     spread = (SPREAD_WEIGHT * (LOWER_SPREAD * SPREAD) ** 2 + (lower - end).square().sum()) / (
         SPREAD_WEIGHT + len(lower)
     )
-    steps = NormalDist().inv_cdf(1 - false_alarms) - NormalDist().inv_cdf(BULK)
+    steps = NormalDist().inv_cdf(1 - false_alarms) - NormalDist().inv_cdf(BULK / (1 - DAMAGED))
     return float((end + steps * spread.sqrt() / LOWER_SPREAD).sigmoid())
 
 
