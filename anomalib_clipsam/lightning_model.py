@@ -147,7 +147,7 @@ class ClipSam(ClipSamExport, ClipSamCheckpoint, ClipSamReferences, AnomalibModul
             ``"fp16"``; see ``docs/performance.md`` for the time it saves and the error it makes. The localizer
             ``"winclip"`` stays in float32. Defaults to ``"float32"``.
         reuse_predictions (bool): Whether a test pass reuses the predictions of the validation pass before it for the
-            same images (at most 1 GiB, maps rounded to half precision). Defaults to ``True``.
+            same images (at most 1 GiB). Defaults to ``True``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default,
             :class:`anomalib_clipsam.plugin.post_processor.ClipSamPostProcessor`, which takes anomalib's sensitivities

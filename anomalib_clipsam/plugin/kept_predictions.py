@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
 LIMIT = 2**30
-"""Most bytes that are kept: about 1300 maps and masks of 518 x 518 pixels."""
+"""Most bytes that are kept: about 800 maps and masks of 518 x 518 pixels."""
 
 
 class PredictionStore:
-    """Keep predictions in half precision, each under a key of all that determines it, up to a number of bytes.
+    """Keep predictions, each under a key of all that determines it, up to a number of bytes.
 
     Args:
         limit (int): Most bytes to keep; what comes after is not kept. Defaults to 1 GiB.
@@ -76,7 +76,7 @@ class PredictionStore:
         mask = predictions.pred_mask
         batch = (  # moved as a whole: a GPU is waited for with each copy
             predictions.pred_score.cpu(),
-            predictions.anomaly_map.half().cpu(),
+            predictions.anomaly_map.cpu(),
             None if mask is None else mask.cpu(),
         )
         for index, key in enumerate(keys):
@@ -94,14 +94,14 @@ class PredictionStore:
             device (torch.device): Where to.
 
         Returns:
-            InferenceBatch | None: What was put in, maps rounded to half precision; ``None`` unless all are known.
+            InferenceBatch | None: What was put in; ``None`` unless all are known.
         """
         if not keys or any(key not in self.kept for key in keys):
             return None
         scores, maps, masks = zip(*(self.kept[key] for key in keys), strict=True)
         return InferenceBatch(
             pred_score=torch.stack(scores).to(device),
-            anomaly_map=torch.stack(maps).float().to(device),
+            anomaly_map=torch.stack(maps).to(device),
             pred_mask=None if masks[0] is None else torch.stack(masks).to(device),
         )
 

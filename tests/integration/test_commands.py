@@ -117,7 +117,7 @@ def test_checkpoint_is_small_and_predicts_the_same(
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     assert checkpoint.stat().st_size < 1_000_000
     again = anomalib("test", *DEMO, *folder_arguments, f"--ckpt_path={checkpoint}")
-    assert metrics_of(again) == pytest.approx(metrics_of(tested), abs=5e-5)  # those kept are rounded
+    assert metrics_of(again) == pytest.approx(metrics_of(tested), abs=5e-5)
     cli = anomalib("predict", *DEMO, f"--data={parts / 'defect'}", f"--ckpt_path={checkpoint}")
     for name in ("image_threshold", "pixel_threshold", "image_min", "image_max"):
         assert getattr(cli.model.post_processor, name) == getattr(tested.model.post_processor, name)
