@@ -6,7 +6,7 @@
 The map of the text alone, without SAM, at the size that the model has in use. Several folders of weights give a row of
 each, and ``--mean`` the mean of their weights beside them.
 
-    python tools/measure_lite.py --photographs PHOTOGRAPHS anomalib_clipsam/demo .demo_training/lite_clip
+    python tools/measure_lite.py --photographs PHOTOGRAPHS anomalib_clipsam/weights/carried .demo_training/lite_clip
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from anomalib_clipsam.demo import scenes
-from anomalib_clipsam.demo.canvas import SIZE, rgb
+import scenes
+
+from anomalib_clipsam.drawn_parts.canvas import SIZE, rgb
 
 KINDS = {
     "leaf": ("coffee_leaf",),

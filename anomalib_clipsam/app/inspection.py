@@ -13,9 +13,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.data.utils.boxes import masks_to_boxes
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
@@ -26,6 +26,7 @@ from anomalib_clipsam.errors.errors import UserFileNotFoundError, UserValueError
 from anomalib_clipsam.lightning_model import ClipSam
 from anomalib_clipsam.plugin.part_names import DEFAULT_CLASS_NAME
 from anomalib_clipsam.plugin.post_processor import ClipSamPostProcessor
+from anomalib_clipsam.predictions.describe import parts_of
 from anomalib_clipsam.predictions.run import MOST_GOOD_PARTS
 from anomalib_clipsam.references import Thresholds, build_judge
 from anomalib_clipsam.references.bounds import FALSE_ALARMS, check_false_alarms
@@ -215,11 +216,10 @@ def decide(look: Look, image_threshold: float = 0.5, pixel_threshold: float = 0.
         post_processor.use_thresholds(look.thresholds.image, look.thresholds.pixel)
     decided = post_processor(look.predictions)
     mask = decided.pred_mask[0]  # (H, W)
-    (boxes,), _ = masks_to_boxes(mask[None])
     return Decision(
         score=decided.pred_score.item(),
         defective=bool(decided.pred_label),
-        regions=len(boxes),
+        regions=len(parts_of(mask.numpy().astype(np.uint8))),
         share=mask.float().mean().item(),
         outlined=upright(outline(look.picture, mask, FOUND), look.orientation),
         map=upright(heat(look.picture, decided.anomaly_map[0], pixel_threshold), look.orientation),

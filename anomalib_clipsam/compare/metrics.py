@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
-from anomalib.utils.cv import connected_components_cpu
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from anomalib_clipsam.errors.errors import UserValueError
@@ -85,7 +85,7 @@ class PixelMetrics:
             msg = "A map holds NaN or infinite scores, so its pixels have no order. Fix the model that gave it."
             raise UserValueError(msg)
         scores = maps.double().cpu().numpy().ravel()
-        regions = connected_components_cpu(masks.long().cpu().unsqueeze(1)).numpy().ravel()  # 0, 1, ..., per batch
+        regions = _number_regions(masks).ravel()
         sizes = np.bincount(regions)
         self.regions += len(sizes) - 1
         self._make_room(scores.min(), scores.max())
@@ -151,3 +151,16 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     values = (roc_auc_score(labels, scores), f1.max(), average_precision_score(labels, scores))
     return {name: float(value) for name, value in zip(IMAGE_METRICS, values, strict=True)}
+
+
+def _number_regions(masks: torch.Tensor) -> np.ndarray:
+    """Number the connected regions of masks ``(B, H, W)``: 0 outside, then 1, 2, ... over all of them.
+
+    anomalib 2.7's own takes a mask that covers the whole picture for one without a region.
+    """
+    regions, last = np.zeros(tuple(masks.shape), np.int64), 0
+    for found, mask in zip(regions, masks.cpu().numpy() != 0, strict=True):
+        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        found[mask] = labels[mask] + last
+        last += count - 1
+    return regions

@@ -346,7 +346,10 @@ class BatchJudge(PassJudge):
             self.reference.distances(self.reference.features(taps)), tuple(text_map.shape[-2:])
         )
         self.calibration.fit(distance, "batch")
-        return self._join(text_map, text_score, distance)
+        self._learn_texts([pixel_level([values]) for values in text_map], list(text_score))
+        answer = self._join(text_map, text_score, distance)
+        self._set_levels(list(answer.map[:, None]), answer.score)
+        return answer
 
     def rule(self) -> dict[str, Hashable]:
         """Describe how it judges. See :meth:`Judge.rule`."""

@@ -294,7 +294,9 @@ def test_command_line_is_prepared_after_anomalib_has_prepared_it(run: Run, site:
     (site / "anomalib/cli/cli.py").write_text(
         "import sys\nimport anomalib.models\nsys.excepthook = 'theirs'\ndef main(): ..."
     )
-    (site / "anomalib_clipsam/command_line.py").write_text(
+    (site / "anomalib_clipsam/errors").mkdir()
+    (site / "anomalib_clipsam/errors/__init__.py").touch()
+    (site / "anomalib_clipsam/errors/command_line.py").write_text(
         "import sys\ndef install_error_hook(): sys.stdout.write('after ' + str(sys.excepthook))"
     )
     assert run("from anomalib.cli.cli import main\nfrom anomalib.models import ClipSam").stdout == "after theirs"

@@ -131,7 +131,7 @@ def test_pictures_of_two_pages_wait_for_each_other(inspector: Inspector, parts: 
     [
         (0.5, 0.5, True, 2, 5 / 32),
         (0.5, 0.7, True, 1, 3 / 32),
-        (0.5, 0.9, True, 0, 0),
+        (0.5, 0.9, True, 1, 3 / 32),  # the hottest place: a defective picture has an outline
         (0.59, 0.0, True, 2, 5 / 32),
         (0.61, 0.5, False, 0, 0),
         (1.0, 0.0, False, 0, 0),
@@ -161,7 +161,7 @@ def test_outline_and_map_are_drawn_as_in_the_pictures_of_a_pass(look: Look) -> N
     mask = look.predictions.pred_mask[0].clone()
     mask[0] = False
     assert decision.outlined.tobytes() == outline(look.picture, mask, FOUND).tobytes()
-    assert decision.map.tobytes() == heat(look.picture, look.predictions.anomaly_map[0]).tobytes()
+    assert decision.map.tobytes() == heat(look.picture, look.predictions.anomaly_map[0], 0.7).tobytes()
 
 
 def test_no_network_runs_when_a_threshold_moves(
@@ -192,7 +192,7 @@ def test_it_is_said_that_nothing_is_suspicious_and_that_a_part_is_another(
     look = inspector.look(other, good)
     assert look.notes[:2] == (
         "Of the 2 good parts, the first 1 are used.",
-        "It is unlike the good parts nearly everywhere. Is it the same part, seen in the same way?",
+        "It is defective whatever the threshold: unlike every good part. Is it the same part, seen in the same way?",
     )
 
 

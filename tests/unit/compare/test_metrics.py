@@ -132,3 +132,12 @@ def test_image_metrics_are_those_of_scikit_learn_without_a_sigmoid() -> None:
     expected = [roc_auc_score(labels, scores), f1_max(scores, labels), average_precision_score(labels, scores)]
     assert list(result.values()) == pytest.approx(expected)
     assert all(math.isnan(value) for value in image_metrics(scores, np.ones(6)).values())
+
+
+def test_a_mask_that_covers_a_picture_is_a_region_of_defective_pixels() -> None:
+    """With anomalib's labelling of regions, all of its pixels counted as good ones."""
+    maps, masks = torch.rand(2, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool)
+    maps[0] += 1
+    masks[0] = True
+    found = measure(maps, masks)
+    assert (found["pixel_AUROC"], found["pixel_AUPRO"]) == pytest.approx((1, 1))
