@@ -84,8 +84,9 @@ class PassJudge(Judge):
             count (int): How many are to come.
         """
         self._count = count
-        self.levels, self.unlike_distance = Levels(), float("inf")
-        self.combination.text_level = self.combination.text_score_level = 0.5
+        if count:  # what the last batch has taught stays until there is another
+            self.levels, self.unlike_distance = Levels(), float("inf")
+            self.combination.text_level = self.combination.text_score_level = 0.5
         self._answers: dict[str, Answer] = {}
         self._company: frozenset[str] = frozenset()
         self._judged: Hashable = None

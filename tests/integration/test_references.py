@@ -78,7 +78,7 @@ def capsules(parts: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "looked"),
     [
-        (["--model.k_shot=2"], 2 + 1 + 8),  # and an empty frame, which says how far another part is
+        (["--model.k_shot=2"], 2 + 1 + 8),  # good parts, and an empty frame
         (["--model.references=batch"], 8),
         (["--model.references=self"], 8),
         (["--model.references=none"], 8),
