@@ -23,6 +23,8 @@ from anomalib_clipsam.cli import main
 from anomalib_clipsam.drawing.panels import BOX
 from anomalib_clipsam.drawing.stages import draw_item
 from anomalib_clipsam.drawn_parts.drawing import draw_part
+from anomalib_clipsam.references import Thresholds
+from anomalib_clipsam.references.bounds import image_level, pixel_level
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +144,7 @@ def test_no_seam_is_visible_in_the_map_of_a_flawless_surface(texture: str) -> No
     edges = sorted({edge for first in grid.columns for edge in (first, first + 256)} - {0, 640})
     for steps in (anomaly_map.diff(dim=1).abs().mean(dim=0), anomaly_map.diff(dim=0).abs().mean(dim=1)):  # (639,)
         at_edges = torch.stack([steps[edge - 2 : edge + 2].max() for edge in edges])
-        assert at_edges.max() <= steps[8:-8].quantile(0.99)
+        assert at_edges.max() <= max(steps[8:-8].quantile(0.99), 0.0005)  # what no colour shows
         assert at_edges.max() < 0.001
     assert anomaly_map.max() < 0.1
 
@@ -202,9 +204,9 @@ def test_no_seam_is_visible_in_the_map_of_a_picture_that_others_judge() -> None:
     grain = [torch.from_numpy(0.5 + 0.08 * cv2.GaussianBlur(one, (0, 0), 1.5)).expand(1, 3, -1, -1) for one in noise]
     images = [grain[0], *(image[..., :128, :128] for image in grain[1:])]
     model.judge.begin(len(images))
-    for look in model.batch_views.values():
+    for step in model.judge.steps(model).values():
         for image in images:
-            look(image)
+            step(image)
     anomaly_map = model.stages(images[0]).anomaly_map[0]
     assert model.grid(images[0]).rows == model.grid(images[0]).columns == (0, 96, 192)
     for steps in (anomaly_map.diff(dim=1).abs().mean(dim=0), anomaly_map.diff(dim=0).abs().mean(dim=1)):  # (319,)
@@ -246,22 +248,25 @@ def test_good_parts_have_other_defaults_in_tiles_and_what_a_user_sets_wins() -> 
         ClipSam(weights="lite", refine=False, **given).model.judge.combination.text_share
         for given in ({"k_shot": 1}, {"k_shot": 1, "tiles": 256}, {"references": "self", "tiles": 256})
     ]
-    assert found == [0.3, 0.5, 0.3]
+    assert found == [0.2, 0.5, 0.3]
 
 
-def test_thresholds_are_what_the_model_gives_for_each_good_part_with_the_patches_of_the_others(
-    compared: ClipSam, good: Path
+def test_levels_are_of_what_the_model_gives_for_each_good_part_with_the_patches_of_the_others(
+    compared: ClipSam, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, peaks, scores = compared.model.judge, [], []
+    judge, maps, scores = compared.model.judge, [], []
     memory, spans = judge.reference.memory, [slice(0, 3000), slice(3000, 6000), slice(6000, 7600)]
-    for path, span in zip(sorted(good.iterdir()), spans, strict=True):
-        judge.reference.set_memory(tuple(torch.cat([tap[: span.start], tap[span.stop :]]) for tap in memory))
-        stages = compared.model.stages(read_image(path, as_tensor=True)[None])
-        peaks.append(stages.anomaly_map.amax().item())
-        scores.append(stages.score.item())
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "finish", lambda answer: answer)  # before the levels are put at 0.5
+        for path, span in zip(sorted(good.iterdir()), spans, strict=True):
+            judge.reference.set_memory(tuple(torch.cat([tap[: span.start], tap[span.stop :]]) for tap in memory))
+            stages = compared.model.stages(read_image(path, as_tensor=True)[None])
+            maps.append(stages.anomaly_map)
+            scores.append(stages.score)
     judge.reference.set_memory(memory)
-    assert judge.thresholds.pixel == pytest.approx(max(peaks), abs=1e-5)
-    assert judge.thresholds.image == pytest.approx(max(scores), abs=1e-5)
+    assert judge.levels.pixel == pytest.approx(pixel_level(maps), abs=1e-4)
+    assert judge.levels.image == pytest.approx(image_level(torch.cat(scores)), abs=5e-3)
+    assert judge.thresholds == Thresholds(0.5, 0.5)
 
 
 def test_a_folder_is_compared_with_good_parts_in_tiles(compared: ClipSam, folder: Path, tmp_path: Path) -> None:
@@ -313,8 +318,10 @@ def test_a_good_part_of_too_many_tiles_is_named(tmp_path: Path) -> None:
 def test_the_picture_itself_is_a_reference_for_each_of_its_tiles(model: ClipSam) -> None:
     image = torch.from_numpy(damaged(SIZES["wide"])).permute(2, 0, 1)[None] / 255
     itself = ClipSam(weights="lite", class_name="carpet", tiles=256, references="self", refine=False).eval()
+    judged = []
+    itself.model.judge.register_forward_hook(lambda _, inputs, answer: judged.append(len(answer.map)))
     stages = itself.model.stages(image)
-    assert itself.model.judge.judged == len(itself.model.grid(image))
+    assert sum(judged) == len(itself.model.grid(image))
     assert stages.anomaly_map.shape == (1, *SIZES["wide"])
     assert not torch.equal(stages.anomaly_map, model.model.stages(image).anomaly_map)
 
