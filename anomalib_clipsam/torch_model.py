@@ -128,17 +128,20 @@ class ClipSamModel(SamRefiner):
             **plain,
         }
 
-    def forward(self, image: torch.Tensor) -> InferenceBatch:
+    def forward(self, image: torch.Tensor, every_stage: bool = False) -> InferenceBatch | ClipSamStages:
         """Predict map, mask and score.
 
         Args:
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1].
+            every_stage (bool): Whether to return what :meth:`stages` returns. Calling the model for it runs the hooks
+                of those who time or watch a module. Defaults to ``False``.
 
         Returns:
-            InferenceBatch: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1]; ``pred_mask`` ``(B, H,
+            InferenceBatch | ClipSamStages: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1]; ``pred_mask`` ``(B, H,
             W)`` bool, SAM's own, or ``None`` without refinement.
         """
-        return self.stages(image).predictions
+        stages = self.stages(image)
+        return stages if every_stage else stages.predictions
 
     @torch.no_grad()
     def stages(self, image: torch.Tensor) -> ClipSamStages:

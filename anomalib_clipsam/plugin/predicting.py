@@ -88,7 +88,7 @@ class Predictor:
         for name in dict.fromkeys(names):
             index = [place for place, other in enumerate(names) if other == name]
             with asking_about(model, name), naming_files([paths[place] for place in index]):
-                stages = model.stages(batch.image[index] if len(index) < len(names) else batch.image)
+                stages = model(batch.image[index] if len(index) < len(names) else batch.image, every_stage=True)
             self.report.count(stages)
             parts.append((index, stages.predictions))
         if len(parts) == 1:

@@ -257,7 +257,7 @@ def test_cnn_is_not_quantized(
 ) -> None:
     """Its convolutions, into which OpenVINO folds the norms, are not told from the decoder's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anomalib_clipsam.export.mixin.to_onnx", lambda *_: pipeline.onnx)
+    monkeypatch.setattr("anomalib_clipsam.export.mixin.ClipSamExport.to_onnx", lambda *_: pipeline.onnx)
     command = ["export", "--model=ClipSam", "--model.weights=demo", "--export_type=openvino"]
     with pytest.raises(ValueError, match="these image encoders have none"):
         AnomalibCLI([*command, "--compression_type=INT8_PTQ", f"--export_root={tmp_path}", *folder_arguments])

@@ -105,7 +105,7 @@ def test_openvino(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("anomalib_clipsam.export.mixin.to_onnx", lambda *_args, **_kwargs: onnx_file)
+    monkeypatch.setattr("anomalib_clipsam.export.mixin.ClipSamExport.to_onnx", lambda *_args, **_kwargs: onnx_file)
     compiled = openvino.compile_model(model.to_openvino(tmp_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     check({name: compiled(pictures.numpy())[name] for name in OUTPUTS}, expected)
 
