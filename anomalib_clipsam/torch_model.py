@@ -137,8 +137,8 @@ class ClipSamModel(SamRefiner):
                 of those who time or watch a module. Defaults to ``False``.
 
         Returns:
-            InferenceBatch | ClipSamStages: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1]; ``pred_mask`` ``(B, H,
-            W)`` bool, SAM's own, or ``None`` without refinement.
+            InferenceBatch | ClipSamStages: ``anomaly_map`` ``(B, H, W)`` and ``pred_score`` ``(B,)`` in [0, 1];
+            ``pred_mask`` ``(B, H, W)`` bool, SAM's own, or ``None`` without refinement. Or all stages.
         """
         stages = self.stages(image)
         return stages if every_stage else stages.predictions
