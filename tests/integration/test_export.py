@@ -198,7 +198,7 @@ def test_openvino(
     monkeypatch.chdir(tmp_path)
     answers = pipeline.predicted(request.getfixturevalue(pictures))
     assert_same(answers, in_openvino(openvino_file), moved=0.05)
-    assert_same(answers, in_openvino(pipeline.onnx))  # which anomalib's inferencer takes too
+    assert_same(answers, in_openvino(pipeline.onnx), moved=0.05)  # which anomalib's inferencer takes too
     model = openvino.Core().read_model(openvino_file)
     for key, value in pipeline.model.export_metadata().items():
         assert model.get_rt_info(["model_info", key]).astype(str) == value
