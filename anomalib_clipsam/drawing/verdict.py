@@ -45,7 +45,7 @@ def _threshold(pl_module: Any, level: str) -> float | None:
 
 
 def pixel_threshold(pl_module: Any) -> float | None:
-    """Give the threshold of the maps that a model's post-processor has left in a batch. See :func:`image_threshold`."""
+    """Return the threshold of the maps that a post-processor has left in a batch. See :func:`image_threshold`."""
     return _threshold(pl_module, "pixel")
 
 

@@ -73,7 +73,7 @@ nothing. Noise is averaged away. [ours: of 2,600 training photographs, one that 
 
 
 def is_blank(images: torch.Tensor) -> torch.Tensor:
-    """Say which images are frames without structure: black, white, grey, or a sensor's noise in the dark.
+    """Find which images are frames without structure: black, white, grey, or a sensor's noise in the dark.
 
     Args:
         images (torch.Tensor): ``(B, 3, height, width)`` in [0, 1].

@@ -39,7 +39,7 @@ class ThresholdBetween(F1AdaptiveThreshold):
     """
 
     def compute(self) -> torch.Tensor:
-        """Give the threshold.
+        """Return the threshold.
 
         Returns:
             torch.Tensor: Without a dimension.
@@ -252,7 +252,7 @@ class ClipSamPostProcessor(PostProcessor):
         return score, label, mask
 
     def _outline(self, anomaly_map: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
-        """Give the masks ``(B, H, W)`` of normalised maps; the map itself without a threshold, as anomalib does."""
+        """Return the masks ``(B, H, W)`` of normalised maps; the map itself without a threshold, as anomalib does."""
         mask = self._apply_threshold(anomaly_map, self.normalized_pixel_threshold)
         if label is None or mask.dtype != torch.bool:
             return mask

@@ -96,7 +96,7 @@ class MapCounts(Callback):
                 self.counts[label] += np.bincount(places[truth == bool(label)], minlength=BINS)
 
     def best_f1(self) -> float:
-        """Give F1 at the threshold where it is highest."""
+        """Return F1 at the threshold where it is highest."""
         wrong, right = (counts[::-1].cumsum() for counts in self.counts)  # from the highest value down
         return float((2 * right / np.maximum(right + wrong + right[-1], 1)).max()) if right[-1] else float("nan")
 
@@ -192,7 +192,7 @@ def measure(folder: Path, results: Path, entries: Sequence[dict[str, Any]], outl
 
 
 def best_balanced_accuracy(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Give the balanced accuracy at the threshold where it is highest.
+    """Return the balanced accuracy at the threshold where it is highest.
 
     Args:
         scores (np.ndarray): ``(N,)``.
@@ -224,5 +224,5 @@ def to_markdown(rows: Iterable[tuple[str, Figures]]) -> str:
 
 
 def _share(values: np.ndarray) -> float:
-    """Give the share of what is true; NaN of nothing."""
+    """Return the share of what is true; NaN of nothing."""
     return float(values.mean()) if values.size else float("nan")

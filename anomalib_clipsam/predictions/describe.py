@@ -104,7 +104,7 @@ def describe(item: ImageItem) -> Description:
 
 
 def reason_of(item: ImageItem) -> str | None:
-    """Say why an image is defective.
+    """Explain why an image is defective.
 
     Args:
         item (ImageItem): Its post-processed prediction.

@@ -44,7 +44,7 @@ SMALLEST = 1e-6
 
 
 def log_odds(probability: torch.Tensor) -> torch.Tensor:
-    """Give the log-odds of probabilities; finite also for 0 and 1."""
+    """Return the log-odds of probabilities; finite also for 0 and 1."""
     return torch.logit(probability, eps=SMALLEST)
 
 
@@ -85,7 +85,7 @@ def suppress_halo(anomaly_map: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def pixel_level(maps: Sequence[torch.Tensor], share: float = PIXEL_SHARE) -> float:
-    """Give what a share of the pixels of good parts do not exceed.
+    """Return what a share of the pixels of good parts do not exceed.
 
     Args:
         maps (Sequence[torch.Tensor]): Maps ``(B, H, W)``, of one size or several.
@@ -100,12 +100,12 @@ def pixel_level(maps: Sequence[torch.Tensor], share: float = PIXEL_SHARE) -> flo
 
 
 def pixel_level_of_batch(levels: Sequence[float]) -> float:
-    """Give the pixel level of a batch of the levels of its pictures: their median, since half may be damaged."""
+    """Return the pixel level of a batch of the levels of its pictures: their median, since half may be damaged."""
     return sorted(levels)[(len(levels) - 1) // 2]
 
 
 def image_level(scores: torch.Tensor, false_alarms: float = FALSE_ALARMS) -> float:
-    """Give what a further good part exceeds with a given chance.
+    """Return what a further good part exceeds with a given chance.
 
     The prediction bound of a normal sample, Student's: it counts with the error of mean and spread too. The spread of
     training photographs is joined as that of :data:`SPREAD_WEIGHT` further parts.
@@ -125,7 +125,7 @@ def image_level(scores: torch.Tensor, false_alarms: float = FALSE_ALARMS) -> flo
 
 
 def image_level_of_batch(scores: torch.Tensor, false_alarms: float = FALSE_ALARMS) -> float:
-    """Give what a good picture of a batch exceeds with a given chance, if a quarter of the pictures are damaged.
+    """Return what a good picture of a batch exceeds with a given chance, if a quarter of the pictures are damaged.
 
     Mean and spread are read off the lowest :data:`BULK` of the scores, as if those of good pictures were normal. Where
     none are damaged, false alarms are more than wished (0.32 for 0.2), and where half are, fewer (0.06).
@@ -148,7 +148,7 @@ def image_level_of_batch(scores: torch.Tensor, false_alarms: float = FALSE_ALARM
 
 
 def student_quantile(share: float, freedom: float) -> float:
-    """Give a quantile of Student's distribution, by Cornish and Fisher's series.
+    """Return a quantile of Student's distribution, by Cornish and Fisher's series.
 
     Args:
         share (float): In (0, 1).

@@ -344,7 +344,7 @@ class Judge(nn.Module, ABC):
 
 
 def reasons(score: torch.Tensor, judge: Judge | None) -> list[str]:
-    """Say what makes pictures defective whatever their defects.
+    """Name what makes pictures defective whatever their defects.
 
     Args:
         score (torch.Tensor): Scores ``(B,)``, before they are normalised.
@@ -358,7 +358,7 @@ def reasons(score: torch.Tensor, judge: Judge | None) -> list[str]:
 
 
 def decide_unlike(score: torch.Tensor, unlike: torch.Tensor | None) -> torch.Tensor:
-    """Give pictures that are unlike the references the score :data:`SURE`, and no others.
+    """Score pictures that are unlike the references as :data:`SURE`, and no others.
 
     Args:
         score (torch.Tensor): ``(B,)`` in [0, 1].
