@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DECISIONS = ("image_threshold", "pixel_threshold", "min_area", "keep_good_masks")
-"""Arguments of ClipSam's that are the post-processor's."""
+DECISIONS = {"image_threshold": None, "pixel_threshold": None, "min_area": 0, "keep_good_masks": False}
+"""Arguments of ClipSam's that are the post-processor's, and their defaults."""
 
 
 def build_post_processor(asked: nn.Module | bool, given: Mapping[str, Any]) -> nn.Module | bool:
@@ -49,8 +49,7 @@ def build_post_processor(asked: nn.Module | bool, given: Mapping[str, Any]) -> n
     Raises:
         ValueError: If a decision cannot be given to it.
     """
-    decisions = {name: given[name] for name in DECISIONS if given[name] not in (None, False) and given[name] != 0}
-    decisions |= {name: given[name] for name in DECISIONS[:2] if given[name] is not None}  # a threshold may be 0
+    decisions = {name: given[name] for name, default in DECISIONS.items() if given[name] != default}
     if asked is True:
         return ClipSamPostProcessor(**decisions)
     if decisions:
