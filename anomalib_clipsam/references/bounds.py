@@ -17,6 +17,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
+from scipy.special import stdtrit
 
 from anomalib_clipsam.errors.errors import UserValueError
 
@@ -120,7 +121,7 @@ def image_level(scores: torch.Tensor, false_alarms: float = FALSE_ALARMS) -> flo
     odds = log_odds(scores.double())
     freedom = SPREAD_WEIGHT + len(odds) - 1
     variance = (SPREAD_WEIGHT * SPREAD**2 + (odds - odds.mean()).square().sum()) / freedom
-    bound = odds.mean() + student_quantile(1 - false_alarms, freedom) * (variance * (1 + 1 / len(odds))).sqrt()
+    bound = odds.mean() + float(stdtrit(freedom, 1 - false_alarms)) * (variance * (1 + 1 / len(odds))).sqrt()
     return float(bound.sigmoid())
 
 
@@ -145,23 +146,6 @@ def image_level_of_batch(scores: torch.Tensor, false_alarms: float = FALSE_ALARM
     )
     steps = NormalDist().inv_cdf(1 - false_alarms) - NormalDist().inv_cdf(BULK / (1 - DAMAGED))
     return float((end + steps * spread.sqrt() / LOWER_SPREAD).sigmoid())
-
-
-def student_quantile(share: float, freedom: float) -> float:
-    """Return a quantile of Student's distribution, by Cornish and Fisher's series.
-
-    Args:
-        share (float): In (0, 1).
-        freedom (float): Degrees of freedom; from 4 on, the error is below 0.01 for shares up to 0.98.
-
-    Returns:
-        float: The quantile.
-    """
-    z = NormalDist().inv_cdf(share)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def check_false_alarms(value: float) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -14,7 +16,6 @@ from anomalib_clipsam.references.bounds import (
     pixel_level,
     pixel_level_of_batch,
     recentre,
-    student_quantile,
     suppress_halo,
 )
 
@@ -45,10 +46,14 @@ def test_a_share_of_the_pixels_is_below_the_level() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "freedom", "expected"), [(0.95, 4, 2.132), (0.9, 7, 1.415), (0.85, 11, 1.088), (0.5, 9, 0.0)]
+    ("wish", "parts", "quantile"),
+    [(0.05, 1, 2.1318), (0.001, 1, 7.1732), (0.1, 4, 1.4149), (0.15, 8, 1.0877), (0.5, 6, 0)],
 )
-def test_quantiles_are_student_s(share: float, freedom: float, expected: float) -> None:
-    assert student_quantile(share, freedom) == pytest.approx(expected, abs=5e-3)
+def test_the_bound_is_student_s_also_for_small_wishes(wish: float, parts: int, quantile: float) -> None:
+    """Equal parts: the training photographs' spread alone, as of four parts more."""
+    variance = 4 * 0.25**2 / (3 + parts) * (1 + 1 / parts)
+    expected = 1 / (1 + math.exp(-quantile * variance**0.5))
+    assert image_level(torch.full((parts,), 0.5), wish) == pytest.approx(expected, abs=1e-4)
 
 
 def test_four_equal_parts_leave_the_spread_of_other_products() -> None:
