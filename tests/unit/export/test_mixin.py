@@ -59,11 +59,12 @@ def test_parts_give_what_the_whole_gives(model: ClipSam) -> None:
     images = torch.rand(2, 3, 90, 130)
     images[1] = 0.5
     whole = model(images)
-    score, label, _, clip_map, suspicious = LocalizerPart(model)(images)
+    score, label, _, clip_map, suspicious, local_mask = LocalizerPart(model)(images)
     anomaly_map, mask = RefinerPart(model)(images, clip_map)
     assert torch.equal(score, whole.pred_score)
     assert torch.equal(label, whole.pred_label)
     assert torch.equal(anomaly_map, whole.anomaly_map)
+    assert local_mask.shape == mask.shape
     assert torch.equal(mask & label.view(-1, 1, 1), whole.pred_mask)
     assert torch.equal(suspicious, model.model.stages(model.pre_processor(images)).region.flatten(1).any(dim=1))
 
