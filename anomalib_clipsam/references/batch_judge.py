@@ -26,6 +26,7 @@ from anomalib_clipsam.references.bounds import (
 )
 from anomalib_clipsam.references.calibration import Calibration, extremes
 from anomalib_clipsam.references.combination import Combination
+from anomalib_clipsam.references.copies import find_same, thumbnail
 from anomalib_clipsam.references.distances.batch import LEAST_PICTURES, BatchReference, smooth_scores
 from anomalib_clipsam.references.judge import LEAST_TEXT, MOST_TEXT, UNLIKE, Answer, Judge, Levels
 from anomalib_clipsam.references.self_judge import SelfJudge
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 POOL_BYTES = 6 * 2**30
 """Bytes that the features of a batch may take; pictures judge each other in subsets where they do not fit. 200
 pictures, as a category of MVTec AD or VisA has, fit at 518 px with four taps of ViT-L."""
+COPIES = 0.2
+"""Share of a batch, two pictures at least, from which pictures that show the same as an earlier one are told of. [ours:
+a still of a few pictures in a long folder changes little]"""
 
 
 class PassJudge(Judge):
@@ -90,6 +94,7 @@ class PassJudge(Judge):
         self._answers: dict[str, Answer] = {}
         self._company: frozenset[str] = frozenset()
         self._judged: Hashable = None
+        self._thumbnails: list[torch.Tensor] = []
 
     def forget(self) -> None:
         """Forget the pictures of the last batch."""
@@ -148,6 +153,23 @@ class PassJudge(Judge):
             f"called defective, however many are. Look at the highest scores, and set it with {threshold_option}."
         )
 
+    def _see(self, image: torch.Tensor) -> None:
+        """Keep how pictures ``(B, 3, height, width)`` look, also those that come a second time."""
+        self._thumbnails += [thumbnail(picture) for picture in image]
+
+    def _warn_of_copies(self) -> None:
+        """Warn where pictures show the same: a defect that all of them have is not found by comparing them."""
+        copies, number = len(find_same(self._thumbnails)), len(self._thumbnails)
+        self._thumbnails = []
+        if copies >= max(2, COPIES * number):
+            logger.warning(
+                "%d of %d pictures show the same as an earlier one, as from a camera or a part that stands still. They "
+                "were compared with one another, so a defect that all of them show passes for good. Leave the copies "
+                "out, or give good parts.",
+                copies,
+                number,
+            )
+
     def _learn_texts(self, levels: list[float], scores: list[torch.Tensor]) -> None:
         """Learn what the text says of most pictures, by the level of each map and by scores; and how far they are."""
         typical = self.calibration.typical.item()
@@ -159,6 +181,7 @@ class PassJudge(Judge):
 
     def _end_batch(self) -> None:
         """Learn where good pictures end, when all were judged, and put that at 0.5."""
+        self._warn_of_copies()
         maps = [answer.map.float() for answer in self._answers.values()]
         scores = torch.stack([answer.score for answer in self._answers.values()])
         self._set_levels(maps, scores)
@@ -235,6 +258,7 @@ class BatchJudge(PassJudge):
             viewer (Viewer): The model.
             image (torch.Tensor): ``(B, 3, height, width)``, RGB in [0, 1], as they will come again.
         """
+        self._see(image)
         keys = [picture_key(picture) for picture in image]
         new = {key: index for index, key in enumerate(keys) if not self.knows(key)}
         self.skip(len(keys) - len(new))

@@ -56,6 +56,7 @@ class TiledBatchJudge(PassJudge):
         """List what is done with all pictures before the pass. See :meth:`Judge.steps`."""
 
         def sample(picture: torch.Tensor, key: str) -> None:
+            self._see(picture)
             self.sample(key, viewer.views(picture), viewer.count_views(picture))
 
         def compare(picture: torch.Tensor, key: str) -> None:

@@ -459,6 +459,28 @@ def test_pictures_that_come_twice_judge_once() -> None:
     assert len(judge._answers) == 6
 
 
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_camera_that_stands_still_is_told_of(caplog: pytest.LogCaptureFixture, moves: bool) -> None:
+    looked, seen = views(6), iter(range(6))
+    first, noise = torch.rand(3, 256, 256), torch.Generator().manual_seed(1)
+
+    class Named(Viewer):
+        def views(self, image: torch.Tensor) -> Iterator[tuple]:
+            yield one(self.looked, next(seen))
+
+    judge = judge_of("batch")
+    judge.begin(6)
+    (step,) = judge.steps(Named(looked)).values()
+    for _ in range(6):
+        picture = torch.rand(3, 256, 256) if moves else first + 0.01 * torch.randn(first.shape, generator=noise)
+        if moves:  # a part at another place
+            picture[:, :, : int(40 * torch.rand(()))] = 0
+        step(picture[None].clamp(0, 1))
+    with caplog.at_level(logging.WARNING, "anomalib_clipsam"):
+        judge.judge()
+    assert ("5 of 6 pictures show the same as an earlier one" in caplog.text) is not moves
+
+
 def test_three_pictures_judge_themselves_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     looked = views(3)
     judge, alone = judge_of("batch"), judge_of("self")
